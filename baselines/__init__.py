@@ -1,0 +1,1 @@
+"""Baseline agents: one readable file each, built on the public API alone."""

@@ -1,0 +1,1 @@
+"""safemarl_bench: benchmark suites, baselines and leaderboards for safe multi-agent RL."""

@@ -1,0 +1,236 @@
+"""What a suite's game and an agent promise each other.
+
+A **game** is a `pettingzoo.ParallelEnv` (dicts by agent name) that also has, on top of PettingZoo:
+
+- `infos[agent]["cost"]`: float64 vector, one entry per constraint, in every step, for every live agent;
+- `env.cost_limits[agent]`: its limits, same length, undiscounted cost per episode;
+- `env.state()` and `env.state_space`: the global state;
+- `env.metadata["roles"]` = ``{"leader": [...], "followers": [...]}``.
+
+An **agent** controls every role of a game at once (centralised training and execution) and sees
+only arrays: never the suite's name, never its simulator. All arrays it is given or returns have a
+leading axis E, the number of games played side by side (1 where a suite has no batched core).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from safemarl_bench.errors import RegistryError, nearest
+
+Arrays = dict[str, np.ndarray]
+"""One array per agent name."""
+
+
+class Observation(NamedTuple):
+    """What an agent sees before a decision in E games.
+
+    Attributes:
+        by_agent: agent -> (E, n_i) float32, each agent's own observation, raw units.
+        state: (E, n_s) float32, the global state, raw units.
+        alive: agent -> (E,) bool; a done agent's action is replaced by its neutral one.
+        step: (E,) int64, decisions taken so far in the episode.
+    """
+
+    by_agent: Arrays
+    state: np.ndarray
+    alive: Arrays
+    step: np.ndarray
+
+
+class Transition(NamedTuple):
+    """One decision in E games.
+
+    Attributes:
+        observation: before the decision.
+        actions: agent -> (E,) int64 (discrete) or (E, k) float32; as executed, so a done agent's is neutral.
+        rewards: agent -> (E,) float64; 0 for a done agent.
+        costs: agent -> (E, K_i) float64; 0 for a done agent.
+        terminations: agent -> (E,) bool, true where this decision ended the agent's task: no bootstrap.
+        truncations: agent -> (E,) bool, true where only the clock ended it: values bootstrap.
+        next_observation: after the decision (of the finished episode, never of the next one).
+        episode_over: (E,) bool, true where every agent is done.
+    """
+
+    observation: Observation
+    actions: Arrays
+    rewards: Arrays
+    costs: Arrays
+    terminations: Arrays
+    truncations: Arrays
+    next_observation: Observation
+    episode_over: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """An affine map of raw features to the order of one: ``(raw - center) / scale``.
+
+    Attributes:
+        names: n feature names with their units.
+        center: n floats.
+        scale: n positive floats.
+    """
+
+    names: tuple[str, ...]
+    center: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    def normalise(self, raw: np.ndarray) -> np.ndarray:
+        """Return ``(raw - center) / scale``; raw: (..., n), result: (..., n) float32."""
+        center, scale = np.asarray(self.center), np.asarray(self.scale)
+        return ((raw - center) / scale).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class AgentContext:
+    """All that an agent is told about the game it will play.
+
+    Attributes:
+        observation_spaces, action_spaces: agent -> space.
+        state_space: space of the global state.
+        leader: the leaders' names, in order.
+        followers: the followers' names, in order.
+        cost_limits: agent -> K_i undiscounted limits per episode.
+        gamma: discount in (0, 1].
+        horizon: decisions until the time limit.
+        neutral_actions: agent -> the action executed for it once it is done.
+        observation_features: agent -> scale of its observation.
+        state_features: scale of the global state.
+        num_envs: E, games played side by side.
+        training_steps: decisions per game that training will last (for schedules).
+        seed: in [0, 2**63 - 1].
+    """
+
+    observation_spaces: Mapping[str, gymnasium.Space[Any]]
+    action_spaces: Mapping[str, gymnasium.Space[Any]]
+    state_space: gymnasium.Space[Any]
+    leader: tuple[str, ...]
+    followers: tuple[str, ...]
+    cost_limits: Mapping[str, tuple[float, ...]]
+    gamma: float
+    horizon: int
+    neutral_actions: Mapping[str, Any]
+    observation_features: Mapping[str, Features]
+    state_features: Features
+    num_envs: int
+    training_steps: int
+    seed: int
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """Leaders, then followers."""
+        return self.leader + self.followers
+
+
+def discounted_limit(limit: float, gamma: float, horizon: int) -> float:
+    """Return the limit on a discounted cost-to-go that means the same steady violation rate.
+
+    ``d (1 - gamma^T) / ((1 - gamma) T)``, and d itself at gamma = 1.
+
+    Args:
+        limit: d, undiscounted cost per episode.
+        gamma: in (0, 1].
+        horizon: T, decisions per episode.
+    """
+    if gamma == 1.0:
+        return limit
+    return limit * (1.0 - gamma**horizon) / ((1.0 - gamma) * horizon)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoConfig:
+    """The config of an agent that has nothing to set."""
+
+
+class Agent(ABC):
+    """Base class of every agent; `act` is all that a policy without learning must define.
+
+    Class attributes:
+        version: bump it when the same config and seed give another result.
+        action_kinds: the kinds of action space it can play: "discrete", "continuous".
+        learns: False skips training (budget steps are not spent).
+        deterministic: untrained and independent of the seed: one record is enough.
+        privileged: "" for an ordinary agent, "planner" or "oracle" for one that uses the simulator.
+        Config: a frozen dataclass; its fields are the keys that a suite file or `--set` may give.
+    """
+
+    version: ClassVar[str] = "1"
+    action_kinds: ClassVar[tuple[str, ...]] = ("discrete", "continuous")
+    learns: ClassVar[bool] = True
+    deterministic: ClassVar[bool] = False
+    privileged: ClassVar[str] = ""
+    Config: ClassVar[type] = NoConfig
+
+    def __init__(self, context: AgentContext, config: Any) -> None:
+        """Build an untrained agent.
+
+        Args:
+            context: the game's shapes, scales, limits and the seed.
+            config: an instance of `Config`.
+        """
+        self.context = context
+        self.config = config
+
+    @abstractmethod
+    def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
+        """Choose one action per agent in each of E games.
+
+        Args:
+            observation: see `Observation`.
+            explore: False means greedy: the result must then not depend on `rng` unless the policy itself is random.
+            rng: fresh generator for this decision; the only source of randomness to use here.
+
+        Returns:
+            agent -> (E,) int64 in a discrete space, (E, k) float32 in a box.
+        """
+
+    def observe(self, transition: Transition) -> None:  # noqa: B027 - a policy without learning ignores it
+        """Take in what one decision led to (training only)."""
+
+    def learn(self) -> dict[str, float]:
+        """Do the updates due after one observed decision; return metrics (losses, multipliers) by name."""
+        return {}
+
+    def save(self, path: Path, *, training: bool) -> None:  # noqa: B027 - nothing to save by default
+        """Write into the folder `path` what `act` needs, and with `training` all that resuming needs.
+
+        Files: tensors as safetensors, the rest as JSON (see `safemarl_bench.checkpoint`); no pickles.
+        """
+
+    def load(self, path: Path) -> None:  # noqa: B027 - nothing to load by default
+        """Read what `save` wrote."""
+
+
+def build_config(agent_class: type[Agent], values: Mapping[str, Any]) -> Any:
+    """Return an instance of ``agent_class.Config`` with `values` in place of defaults.
+
+    An int is accepted for a float field, a list for a tuple.
+
+    Raises:
+        RegistryError: an unknown key (with the nearest one), or a value of another type than the default's.
+    """
+    fields = {field.name: field for field in dataclasses.fields(agent_class.Config)}
+    converted = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise RegistryError(f"agent {agent_class.__name__} has no config key {key!r}: {nearest(key, fields)}")
+        default = fields[key].default
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if isinstance(default, tuple) and isinstance(value, list):
+            value = tuple(value)
+        if default is not dataclasses.MISSING and type(value) is not type(default):
+            expected, given = type(default).__name__, type(value).__name__
+            raise RegistryError(
+                f"config key {key!r} of agent {agent_class.__name__} must be {expected}, got {given} {value!r}"
+            )
+        converted[key] = value
+    return agent_class.Config(**converted)

@@ -1,0 +1,327 @@
+"""Suites and agents by name: data files and entry points, resolved only when they are used.
+
+A suite is a TOML file. Packages that hold such files are announced in the entry-point group
+``safemarl_bench.suites``; agents are announced in ``safemarl_bench.agents`` (name -> class), or given
+as ``package.module:Class``. This package registers its own suites and agents in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pettingzoo
+
+from safemarl_bench.contract import Agent, AgentContext, Features
+from safemarl_bench.errors import IncompatiblePair, MissingDependency, RegistryError, nearest
+
+SUITE_GROUP = "safemarl_bench.suites"
+AGENT_GROUP = "safemarl_bench.agents"
+
+_registered_suites: dict[str, Path] = {}
+_registered_agents: dict[str, type[Agent]] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteSpec:
+    """One suite, as its data file states it.
+
+    Attributes:
+        name, version: identity; the version is bumped by hand when the game's behaviour changes.
+        title, source: for people.
+        entry_point: ``module:function``, called as ``function(spec, backend=..., **overrides)``, returns the game.
+        action_kind: "discrete" or "continuous".
+        leader, followers: agent names.
+        gamma: discount. horizon: decisions until the time limit.
+        constraints: K names; cost_limits: agent -> K undiscounted limits per episode.
+        neutral_actions: agent -> action executed for it once it is done.
+        env: keyword settings of the game.
+        features: affine scale of every agent's observation and of the global state.
+        budgets: name -> training decisions.
+        agents: agent name -> tuned config values for this suite.
+        certified: budget -> agent -> {"score": least mean normalised score, "cost_ratio": largest mean cost ratio}.
+    """
+
+    name: str
+    version: int
+    title: str
+    source: str
+    entry_point: str
+    action_kind: str
+    leader: tuple[str, ...]
+    followers: tuple[str, ...]
+    gamma: float
+    horizon: int
+    constraints: tuple[str, ...]
+    cost_limits: Mapping[str, tuple[float, ...]]
+    neutral_actions: Mapping[str, Any]
+    env: Mapping[str, Any]
+    features: Features
+    budgets: Mapping[str, int]
+    agents: Mapping[str, Mapping[str, Any]]
+    certified: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Agent names: leaders, then followers."""
+        return self.leader + self.followers
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits over everything that defines the game; titles, budgets and agent configs are left out."""
+        left_out = {"title", "source", "entry_point", "budgets", "agents", "certified"}
+        game = {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out}
+        return hashlib.sha256(json.dumps(game, sort_keys=True).encode()).hexdigest()[:12]
+
+    def budget_steps(self, budget: str) -> int:
+        """Return the training decisions of a budget.
+
+        Raises:
+            RegistryError: the suite has no budget of that name.
+        """
+        if budget not in self.budgets:
+            raise RegistryError(f"suite {self.name} has no budget {budget!r}: {nearest(budget, self.budgets)}")
+        return self.budgets[budget]
+
+
+def read_suite(path: str | Path) -> SuiteSpec:
+    """Read a suite's data file.
+
+    Raises:
+        RegistryError: it cannot be read, is no TOML, or a key is missing or unknown.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RegistryError(f"suite file {path}: {error}") from error
+    suite = dict(data.pop("suite", {}))
+    suite["env"] = data.pop("env", {})
+    suite["budgets"] = data.pop("budgets", {})
+    suite["agents"] = data.pop("agents", {})
+    suite["certified"] = data.pop("certified", {})
+    features = data.pop("features", {})
+    fields = {field.name for field in dataclasses.fields(SuiteSpec)} - {"features"}
+    for unknown in [*data, *(set(suite) - fields)]:
+        raise RegistryError(f"suite file {path} has an unknown key {unknown!r}: {nearest(unknown, fields)}")
+    missing = sorted(fields - set(suite)) + sorted({"names", "center", "scale"} - set(features))
+    if missing:
+        raise RegistryError(f"suite file {path} lacks {', '.join(missing)}")
+    for key in ("leader", "followers", "constraints"):
+        suite[key] = tuple(suite[key])
+    suite["cost_limits"] = {agent: tuple(float(x) for x in limits) for agent, limits in suite["cost_limits"].items()}
+    scale = Features(**{key: tuple(value) for key, value in features.items()})
+    return SuiteSpec(features=scale, **suite)
+
+
+@functools.cache
+def _package_suites() -> dict[str, Path]:
+    """Return name -> file for the data files of every package in the entry-point group."""
+    found: dict[str, Path] = {}
+    for entry in sorted(importlib.metadata.entry_points(group=SUITE_GROUP)):
+        module = importlib.util.find_spec(entry.value)
+        for folder in (module.submodule_search_locations or []) if module else []:
+            for path in sorted(Path(folder).glob("*.toml")):
+                if found.setdefault(path.stem, path) != path:
+                    raise RegistryError(f"suite {path.stem!r} is registered twice: {found[path.stem]} and {path}")
+    return found
+
+
+def suite_names() -> list[str]:
+    """Return the names of all registered suites, sorted."""
+    return sorted({**_package_suites(), **_registered_suites})
+
+
+def get_suite(name: str) -> SuiteSpec:
+    """Return a registered suite.
+
+    Raises:
+        RegistryError: unknown name, or a malformed data file.
+    """
+    paths = {**_package_suites(), **_registered_suites}
+    if name not in paths:
+        hint = nearest(name, paths)
+        raise RegistryError(f"unknown suite {name!r}: {hint} (`safemarl-bench list` shows all)")
+    return _read_registered(name, paths[name])
+
+
+@functools.cache
+def _read_registered(name: str, path: Path) -> SuiteSpec:
+    spec = read_suite(path)
+    if spec.name != name:
+        raise RegistryError(f"suite file {path} names its suite {spec.name!r}; rename one of the two")
+    return spec
+
+
+def register_suite(path: str | Path) -> SuiteSpec:
+    """Register a suite's data file for this process and return its spec.
+
+    Raises:
+        RegistryError: malformed file, or the name is taken.
+    """
+    path = Path(path).resolve()
+    spec = read_suite(path)
+    if spec.name != path.stem:
+        raise RegistryError(f"suite file {path} names its suite {spec.name!r}; rename one of the two")
+    if spec.name in suite_names():
+        raise RegistryError(f"suite name {spec.name!r} is taken")
+    _registered_suites[spec.name] = path
+    return spec
+
+
+def load_object(reference: str) -> Any:
+    """Import ``module:attribute``.
+
+    Raises:
+        RegistryError: malformed reference, no such module, no such attribute, or the module fails on import.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if not module_name or not attribute:
+        raise RegistryError(f"{reference!r} is not of the form package.module:Name")
+    try:
+        module = importlib.import_module(module_name)
+    except MissingDependency:
+        raise
+    except Exception as error:
+        raise RegistryError(f"cannot import {module_name!r} (from {reference!r}): {error}") from error
+    if not hasattr(module, attribute):
+        hint = nearest(attribute, (name for name in vars(module) if not name.startswith("_")))
+        raise RegistryError(f"module {module_name!r} has no {attribute!r}: {hint}")
+    return getattr(module, attribute)
+
+
+@functools.cache
+def _entry_point_agents() -> dict[str, str]:
+    """Return name -> ``module:Class`` for the entry-point group."""
+    return {entry.name: entry.value for entry in sorted(importlib.metadata.entry_points(group=AGENT_GROUP))}
+
+
+def agent_names() -> list[str]:
+    """Return the names of all registered agents, sorted."""
+    return sorted({**_entry_point_agents(), **_registered_agents})
+
+
+def check_agent_name(agent: str) -> None:
+    """Raise `RegistryError` unless `agent` is registered or of the form ``package.module:Class``. Imports nothing."""
+    if ":" not in agent and agent not in agent_names():
+        hint = nearest(agent, agent_names())
+        raise RegistryError(f"unknown agent {agent!r}: {hint} (`safemarl-bench list` shows all)")
+
+
+def get_agent(agent: str) -> type[Agent]:
+    """Return the class of a registered agent, or of ``package.module:Class``.
+
+    Raises:
+        RegistryError: unknown name, import failure, or the object is not a subclass of `Agent`.
+    """
+    check_agent_name(agent)
+    if agent in _registered_agents:
+        return _registered_agents[agent]
+    found = load_object(_entry_point_agents().get(agent, agent))
+    if not (isinstance(found, type) and issubclass(found, Agent)):
+        raise RegistryError(f"{agent!r} is not a subclass of safemarl_bench.Agent")
+    return found
+
+
+def register_agent(name: str, agent_class: type[Agent]) -> None:
+    """Register an agent class for this process.
+
+    Raises:
+        RegistryError: the name is taken, or the class is not an `Agent`.
+    """
+    if not (isinstance(agent_class, type) and issubclass(agent_class, Agent)):
+        raise RegistryError(f"{agent_class!r} is not a subclass of safemarl_bench.Agent")
+    if name in agent_names():
+        raise RegistryError(f"agent name {name!r} is taken")
+    _registered_agents[name] = agent_class
+
+
+def incompatibility(spec: SuiteSpec, agent_class: type[Agent]) -> str:
+    """Return why the agent cannot run on the suite, or ""."""
+    if spec.action_kind not in agent_class.action_kinds:
+        able = " or ".join(agent_class.action_kinds)
+        return f"{agent_class.__name__} plays {able} actions, suite {spec.name} has {spec.action_kind} ones"
+    return ""
+
+
+def check_pair(spec: SuiteSpec, agent_class: type[Agent]) -> None:
+    """Raise `IncompatiblePair` with the reason unless the agent can run on the suite."""
+    reason = incompatibility(spec, agent_class)
+    if reason:
+        raise IncompatiblePair(reason)
+
+
+def make(suite: str, *, backend: str = "auto", **overrides: Any) -> pettingzoo.ParallelEnv[str, Any, Any]:
+    """Build the game of a suite.
+
+    Args:
+        suite: a registered name.
+        backend: "auto", or a simulator that the suite knows (driving: "highway").
+        overrides: settings in place of the data file's ``[env]``, and ``render_mode``.
+
+    Raises:
+        RegistryError: unknown suite, backend or setting.
+    """
+    spec = get_suite(suite)
+    game: pettingzoo.ParallelEnv[str, Any, Any] = load_object(spec.entry_point)(spec, backend=backend, **overrides)
+    return game
+
+
+def make_context(spec: SuiteSpec, game: pettingzoo.ParallelEnv[str, Any, Any], *, steps: int, seed: int) -> AgentContext:
+    """Return what an agent is told about a game.
+
+    Args:
+        spec: the suite; game: built from it.
+        steps: training decisions.
+        seed: in [0, 2**63 - 1].
+    """
+    return AgentContext(
+        observation_spaces={agent: game.observation_space(agent) for agent in spec.roles},
+        action_spaces={agent: game.action_space(agent) for agent in spec.roles},
+        state_space=game.state_space,  # type: ignore[attr-defined]
+        leader=spec.leader,
+        followers=spec.followers,
+        cost_limits=spec.cost_limits,
+        gamma=spec.gamma,
+        horizon=spec.horizon,
+        neutral_actions=spec.neutral_actions,
+        observation_features={agent: spec.features for agent in spec.roles},
+        state_features=spec.features,
+        num_envs=1,
+        training_steps=steps,
+        seed=seed,
+    )
+
+
+def list_suites() -> pd.DataFrame:
+    """Return one row per registered suite, sorted: actions, roles, horizon, limits, budgets, agents that can run."""
+    rows = []
+    for name in suite_names():
+        spec = get_suite(name)
+        able = [agent for agent in agent_names() if not incompatibility(spec, get_agent(agent))]
+        limits = " ".join(f"{agent}<={','.join(map(str, spec.cost_limits[agent]))}" for agent in spec.roles)
+        budgets = " ".join(f"{budget}={steps}" for budget, steps in spec.budgets.items())
+        rows.append((f"{name}@{spec.version}", spec.action_kind, spec.horizon, limits, budgets, " ".join(able)))
+    return pd.DataFrame(rows, columns=["suite", "actions", "horizon", "cost limits", "training steps", "agents"])
+
+
+def list_agents() -> pd.DataFrame:
+    """Return one row per registered agent, sorted: what it is, the suites it runs on, and why not on the others."""
+    rows = []
+    for name in agent_names():
+        agent = get_agent(name)
+        reasons = {suite: incompatibility(get_suite(suite), agent) for suite in suite_names()}
+        kind = agent.privileged or ("learner" if agent.learns else "fixed")
+        runs_on = " ".join(suite for suite, reason in reasons.items() if not reason)
+        rows.append((name, agent.version, kind, runs_on, "; ".join(filter(None, reasons.values()))))
+    return pd.DataFrame(rows, columns=["agent", "version", "kind", "runs on", "not on, because"])

@@ -1,0 +1,56 @@
+"""Counter-based random numbers: every draw is a pure function of its key and counters.
+
+Generator: Philox 4x64-10 (Salmon et al., SC 2011), as in `numpy.random.Philox`. The key is
+(stream, seed); the counters say which draw it is (episode, step, agent, ...). Nothing depends on
+the order of calls, on the number of environments or on the process, and nothing needs to be saved
+to resume a run.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+from safemarl_bench.errors import SafeMARLBenchError, nearest
+
+STREAMS = {"train": 1, "evaluation": 2, "explore": 3, "init": 4, "replay": 5, "search": 6}
+"""Named, disjoint streams. `train` and `evaluation` are spawn noise, the others belong to agents."""
+
+MAX_SEED = 2**63 - 1
+
+
+def check_seed(seed: int, what: str = "seed") -> int:
+    """Return `seed` as an int in [0, 2**63 - 1].
+
+    Raises:
+        SafeMARLBenchError: it is not an integer in that range.
+    """
+    try:
+        value = operator.index(seed)
+    except TypeError:
+        value = -1
+    if isinstance(seed, bool) or not 0 <= value <= MAX_SEED:
+        raise SafeMARLBenchError(f"{what} must be an integer in [0, 2**63 - 1], got {seed!r}")
+    return value
+
+
+def generator(stream: str, seed: int, *counters: int) -> np.random.Generator:
+    """Return a generator that depends on (stream, seed, counters) and on nothing else.
+
+    Args:
+        stream: a name in `STREAMS`.
+        seed: in [0, 2**63 - 1].
+        counters: at most three, each in [0, 2**63 - 1]; the lowest counter word is left to the draws.
+
+    Raises:
+        SafeMARLBenchError: unknown stream, or a number out of range.
+    """
+    if stream not in STREAMS:
+        raise SafeMARLBenchError(f"unknown random stream {stream!r}: {nearest(stream, STREAMS)}")
+    if len(counters) > 3:
+        raise SafeMARLBenchError(f"at most three counters, got {len(counters)}")
+    words = [check_seed(counter, "counter") for counter in counters]
+    counter = np.array([0, *words, *[0] * (3 - len(words))], dtype=np.uint64)
+    key = np.array([STREAMS[stream], check_seed(seed)], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))

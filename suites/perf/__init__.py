@@ -1,0 +1,1 @@
+"""Benchmarks (pytest-benchmark); collected only when named: `pytest suites/perf -n0`."""
