@@ -85,8 +85,8 @@ class Features:
 
     def normalise(self, raw: np.ndarray) -> np.ndarray:
         """Return ``(raw - center) / scale``; raw: (..., n), result: (..., n) float32."""
-        center, scale = np.asarray(self.center), np.asarray(self.scale)
-        return ((raw - center) / scale).astype(np.float32)
+        normalised: np.ndarray = ((raw - np.asarray(self.center)) / np.asarray(self.scale)).astype(np.float32)
+        return normalised
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,13 +17,16 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import pettingzoo
 
 from safemarl_bench.contract import Agent, AgentContext, Features
 from safemarl_bench.errors import IncompatiblePair, MissingDependency, RegistryError, nearest
+
+Game: TypeAlias = pettingzoo.ParallelEnv[str, Any, Any]
+"""A game as `safemarl_bench.contract` describes it."""
 
 SUITE_GROUP = "safemarl_bench.suites"
 AGENT_GROUP = "safemarl_bench.agents"
@@ -40,6 +43,7 @@ class SuiteSpec:
         name, version: identity; the version is bumped by hand when the game's behaviour changes.
         title, source: for people.
         entry_point: ``module:function``, called as ``function(spec, backend=..., **overrides)``, returns the game.
+        backends: names of the simulators that can run it, the default one first.
         action_kind: "discrete" or "continuous".
         leader, followers: agent names.
         gamma: discount. horizon: decisions until the time limit.
@@ -49,7 +53,7 @@ class SuiteSpec:
         features: affine scale of every agent's observation and of the global state.
         budgets: name -> training decisions.
         agents: agent name -> tuned config values for this suite.
-        certified: budget -> agent -> {"score": least mean normalised score, "cost_ratio": largest mean cost ratio}.
+        certified: budget -> agent -> {"total_return": least mean return, "cost_ratio": largest mean cost / limit}.
     """
 
     name: str
@@ -57,6 +61,7 @@ class SuiteSpec:
     title: str
     source: str
     entry_point: str
+    backends: tuple[str, ...]
     action_kind: str
     leader: tuple[str, ...]
     followers: tuple[str, ...]
@@ -79,7 +84,7 @@ class SuiteSpec:
     @property
     def digest(self) -> str:
         """12 hex digits over everything that defines the game; titles, budgets and agent configs are left out."""
-        left_out = {"title", "source", "entry_point", "budgets", "agents", "certified"}
+        left_out = {"title", "source", "entry_point", "backends", "budgets", "agents", "certified"}
         game = {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out}
         return hashlib.sha256(json.dumps(game, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -117,7 +122,7 @@ def read_suite(path: str | Path) -> SuiteSpec:
     missing = sorted(fields - set(suite)) + sorted({"names", "center", "scale"} - set(features))
     if missing:
         raise RegistryError(f"suite file {path} lacks {', '.join(missing)}")
-    for key in ("leader", "followers", "constraints"):
+    for key in ("backends", "leader", "followers", "constraints"):
         suite[key] = tuple(suite[key])
     suite["cost_limits"] = {agent: tuple(float(x) for x in limits) for agent, limits in suite["cost_limits"].items()}
     scale = Features(**{key: tuple(value) for key, value in features.items()})
@@ -261,23 +266,27 @@ def check_pair(spec: SuiteSpec, agent_class: type[Agent]) -> None:
         raise IncompatiblePair(reason)
 
 
-def make(suite: str, *, backend: str = "auto", **overrides: Any) -> pettingzoo.ParallelEnv[str, Any, Any]:
+def make(suite: str, *, backend: str = "auto", **overrides: Any) -> Game:
     """Build the game of a suite.
 
     Args:
         suite: a registered name.
-        backend: "auto", or a simulator that the suite knows (driving: "highway").
+        backend: one of the suite's backends (driving: "highway"); "auto" is its default.
         overrides: settings in place of the data file's ``[env]``, and ``render_mode``.
 
     Raises:
         RegistryError: unknown suite, backend or setting.
     """
     spec = get_suite(suite)
-    game: pettingzoo.ParallelEnv[str, Any, Any] = load_object(spec.entry_point)(spec, backend=backend, **overrides)
+    if backend == "auto":
+        backend = spec.backends[0]
+    if backend not in spec.backends:
+        raise RegistryError(f"suite {suite} has no backend {backend!r}: {nearest(backend, spec.backends)}")
+    game: Game = load_object(spec.entry_point)(spec, backend=backend, **overrides)
     return game
 
 
-def make_context(spec: SuiteSpec, game: pettingzoo.ParallelEnv[str, Any, Any], *, steps: int, seed: int) -> AgentContext:
+def make_context(spec: SuiteSpec, game: Game, *, steps: int, seed: int) -> AgentContext:
     """Return what an agent is told about a game.
 
     Args:
@@ -288,14 +297,14 @@ def make_context(spec: SuiteSpec, game: pettingzoo.ParallelEnv[str, Any, Any], *
     return AgentContext(
         observation_spaces={agent: game.observation_space(agent) for agent in spec.roles},
         action_spaces={agent: game.action_space(agent) for agent in spec.roles},
-        state_space=game.state_space,  # type: ignore[attr-defined]
+        state_space=game.state_space,
         leader=spec.leader,
         followers=spec.followers,
         cost_limits=spec.cost_limits,
         gamma=spec.gamma,
         horizon=spec.horizon,
         neutral_actions=spec.neutral_actions,
-        observation_features={agent: spec.features for agent in spec.roles},
+        observation_features=dict.fromkeys(spec.roles, spec.features),
         state_features=spec.features,
         num_envs=1,
         training_steps=steps,

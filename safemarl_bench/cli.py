@@ -1,0 +1,168 @@
+"""Command line: ``safemarl-bench``. Bad input is one clear line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safemarl_bench.errors import SafeMARLBenchError
+from safemarl_bench.runner import DEFAULT_RESULTS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code (0 done, 1 a check failed, 2 bad input, 130 interrupted)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except SafeMARLBenchError as error:
+        print(f"safemarl-bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"safemarl-bench: interrupted. {stop}", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="safemarl-bench",
+        description="Benchmark suites and leaderboards for safe multi-agent reinforcement learning.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Any, text: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=command)
+        return sub
+
+    add("list", _list, "Show all suites and agents, and which pairs do not fit.", "safemarl-bench list")
+
+    sub = add(
+        "run",
+        _run,
+        "Train and evaluate one agent on one suite and write the record. Repeat an interrupted command to resume it.",
+        "safemarl-bench run merge csq --seed 1 --set epsilon_end=0.02",
+    )
+    sub.add_argument("suite", help="a registered suite")
+    sub.add_argument("agent", help="a registered agent, or package.module:Class")
+    sub.add_argument("--seed", type=int, default=0, help="training seed (default 0)")
+    sub.add_argument("--budget", default="quick", help="smoke, quick (default) or full")
+    sub.add_argument("--episodes", type=int, help="held-out evaluation episodes (default 100; 20 at budget smoke)")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config value; repeatable")
+    _add_results(sub)
+
+    sub = add(
+        "leaderboard",
+        _leaderboard,
+        "Rebuild LEADERBOARD.md, leaderboard.json and leaderboard.csv from the records.",
+        "safemarl-bench leaderboard --results-dir results --check",
+    )
+    sub.add_argument("--check", action="store_true", help="write nothing; exit 1 with a diff when they are out of date")
+    _add_results(sub)
+
+    sub = add(
+        "show", _show, "Print one record: numbers, learning curve, provenance.", "safemarl-bench show RECORD.json"
+    )
+    sub.add_argument("record", type=Path, help="path of a record")
+
+    records = commands.add_parser("records", help="Check the records of a results directory.")
+    nested = records.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    sub = nested.add_parser(
+        "check",
+        help="report altered, malformed or contradicting records",
+        description="Report altered, malformed or contradicting records, one line each; exit 1 if there are any.",
+        epilog="example: safemarl-bench records check --results-dir results",
+    )
+    sub.set_defaults(command=_check)
+    _add_results(sub)
+    return parser
+
+
+def _add_results(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--results-dir", default=DEFAULT_RESULTS, help=f"folder of the records (default ./{DEFAULT_RESULTS})"
+    )
+
+
+def _list(options: argparse.Namespace) -> int:
+    from safemarl_bench.registry import list_agents, list_suites
+
+    print(list_suites().to_string(index=False, justify="left"))
+    print()
+    print(list_agents().to_string(index=False, justify="left"))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from safemarl_bench.runner import run
+    from safemarl_bench.summary import results_table
+
+    record = run(
+        options.suite,
+        options.agent,
+        seed=options.seed,
+        budget=options.budget,
+        episodes=options.episodes,
+        config=parse_settings(options.set),
+        results_dir=options.results_dir,
+    )
+    print(results_table([Path(options.results_dir) / record.relative_path]))
+    return 0
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Turn ``["epsilon_end=0.02", "backend=numpy"]`` into config values; what is no Python literal is text.
+
+    Raises:
+        SafeMARLBenchError: an item without ``=``.
+    """
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise SafeMARLBenchError(f"--set takes KEY=VALUE, got {setting!r}")
+        try:
+            values[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[key] = text
+    return values
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    from safemarl_bench.leaderboard import check_leaderboard, write_leaderboard
+
+    if not options.check:
+        print(*write_leaderboard(options.results_dir), sep="\n")
+        return 0
+    difference = check_leaderboard(options.results_dir)
+    print(difference or "the leaderboard is up to date", end="" if difference else "\n")
+    return 1 if difference else 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from safemarl_bench.record import read_record
+    from safemarl_bench.summary import describe
+
+    print(describe(read_record(options.record)))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from safemarl_bench.record import check_records
+
+    problems = check_records(options.results_dir)
+    print("\n".join(problems) or "all records are sound")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

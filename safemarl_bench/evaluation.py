@@ -1,0 +1,109 @@
+"""Greedy evaluation on the fixed held-out episodes that every agent is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from safemarl_bench.contract import Agent
+from safemarl_bench.rng import generator
+from safemarl_bench.rollout import Infos, Rollout, calling
+
+STREAM = "evaluation"
+EVALUATION_SEED = 0
+
+
+class EpisodeTally:
+    """Counts of one episode: returns, costs, what happened to whom.
+
+    Attributes:
+        returns: agent -> undiscounted return. costs: agent -> (K,) undiscounted cost.
+        crashed, off_road: agent -> bool. arrival_rank: agent -> 0 (not arrived), 1, 2, ...
+        length: decisions. longest_cost_run: most consecutive decisions in which some agent paid a cost.
+        violating_steps: decisions in which some agent paid a cost.
+    """
+
+    def __init__(self, rollout: Rollout) -> None:
+        """Start an empty tally for a game's agents."""
+        spec = rollout.spec
+        self.returns = dict.fromkeys(spec.roles, 0.0)
+        self.costs = {agent: np.zeros(len(spec.cost_limits[agent])) for agent in spec.roles}
+        self.crashed = dict.fromkeys(spec.roles, False)
+        self.off_road = dict.fromkeys(spec.roles, False)
+        self.arrival_rank = dict.fromkeys(spec.roles, 0)
+        self.length = self.longest_cost_run = self.violating_steps = self._cost_run = 0
+
+    def add(self, rewards: dict[str, np.ndarray], costs: dict[str, np.ndarray], infos: Infos) -> None:
+        """Count one decision (E = 1)."""
+        paid = False
+        for agent, reward in rewards.items():
+            self.returns[agent] += float(reward[0])
+            self.costs[agent] += costs[agent][0]
+            paid |= bool(costs[agent].any())
+        for agent, info in infos.items():
+            self.crashed[agent] |= bool(info.get("crashed", False))
+            self.off_road[agent] |= bool(info.get("off_road", False))
+            self.arrival_rank[agent] = int(info.get("arrival_rank", 0)) or self.arrival_rank[agent]
+        self.length += 1
+        self._cost_run = self._cost_run + 1 if paid else 0
+        self.violating_steps += paid
+        self.longest_cost_run = max(self.longest_cost_run, self._cost_run)
+
+
+def play_episode(rollout: Rollout, agent: Agent, name: str, episode: int) -> EpisodeTally:
+    """Play one held-out episode greedily.
+
+    Args:
+        rollout: the game.
+        agent: the policy; name: what errors call it.
+        episode: index into the held-out episodes, the same spawns for every agent and seed.
+
+    Raises:
+        ContractError: the agent or the game broke its contract.
+    """
+    observation = rollout.reset(stream=STREAM, seed=EVALUATION_SEED, episode=episode)
+    tally = EpisodeTally(rollout)
+    over = False
+    while not over:
+        rng = generator("policy", agent.context.seed, tally.length, episode)
+        with calling(name, f"act (evaluation episode {episode})", tally.length):
+            actions = agent.act(observation, explore=False, rng=rng)
+        transition, infos = rollout.step(actions)
+        tally.add(transition.rewards, transition.costs, infos)
+        observation = transition.next_observation
+        over = bool(transition.episode_over[0])
+    return tally
+
+
+def evaluate(
+    rollout: Rollout, agent: Agent, name: str, episodes: Iterable[int], *, after: Callable[[EpisodeTally], None]
+) -> dict[str, Any]:
+    """Play held-out episodes and return the ``eval`` section of a run record.
+
+    Args:
+        rollout: the game; agent: the policy; name: what errors call it.
+        episodes: indices of the held-out episodes.
+        after: called with every finished episode (progress).
+
+    Returns:
+        lists over episodes: returns, costs, crashed, off_road, arrival_rank by agent; length, longest_cost_run.
+    """
+    tallies = []
+    for episode in episodes:
+        tallies.append(play_episode(rollout, agent, name, episode))
+        after(tallies[-1])
+    roles = rollout.spec.roles
+    return {
+        "stream": STREAM,
+        "seed": EVALUATION_SEED,
+        "episodes": len(tallies),
+        "returns": {role: [tally.returns[role] for tally in tallies] for role in roles},
+        "costs": {role: [tally.costs[role].tolist() for tally in tallies] for role in roles},
+        "crashed": {role: [int(tally.crashed[role]) for tally in tallies] for role in roles},
+        "off_road": {role: [int(tally.off_road[role]) for tally in tallies] for role in roles},
+        "arrival_rank": {role: [tally.arrival_rank[role] for tally in tallies] for role in roles},
+        "length": [tally.length for tally in tallies],
+        "longest_cost_run": [tally.longest_cost_run for tally in tallies],
+    }

@@ -1,0 +1,329 @@
+"""One cell, from names to a record: build, train (resumably), evaluate, write once.
+
+A cell is (suite, agent, config, seed, budget). Work in progress lives in
+``<results>/in_progress/<cell key>`` and is removed when the record is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import tqdm
+
+from safemarl_bench.canonical_json import canonical, sha256
+from safemarl_bench.checkpoint import folder_digest
+from safemarl_bench.contract import Agent, build_config
+from safemarl_bench.errors import CheckpointError, RecordError, SafeMARLBenchError
+from safemarl_bench.evaluation import EpisodeTally, evaluate
+from safemarl_bench.provenance import code_state, distribution_of, machine, package_versions
+from safemarl_bench.record import RunRecord, load_records, read_record, write_record
+from safemarl_bench.record_content import summarise_evaluation
+from safemarl_bench.registry import Game, SuiteSpec, check_pair, get_agent, get_suite, make, make_context
+from safemarl_bench.rng import check_seed
+from safemarl_bench.rollout import Rollout, calling
+from safemarl_bench.training import Interrupted, Trainer
+
+DEFAULT_RESULTS = "smb-results"
+DEFAULT_EPISODES = 100
+SMOKE_EPISODES = 20
+FULL_SERIES_EPISODES = 500
+"""Up to this many evaluation episodes a record keeps every one; above, a summary and a hash."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What is to be run; everything that decides the result, and nothing else.
+
+    Attributes:
+        spec: the suite. agent: registered name or ``package.module:Class``. agent_class: resolved.
+        config: an instance of the agent's Config. seed: in [0, 2**63 - 1].
+        budget: name of the training budget. episodes: held-out episodes to evaluate on.
+    """
+
+    spec: SuiteSpec
+    agent: str
+    agent_class: type[Agent]
+    config: Any
+    seed: int
+    budget: str
+    episodes: int
+
+    @property
+    def steps(self) -> int:
+        """Training decisions: the budget's, or 0 for an agent that does not learn."""
+        return self.spec.budget_steps(self.budget) if self.agent_class.learns else 0
+
+    @property
+    def label(self) -> str:
+        """Short readable name, the one pytest shows: ``merge-csq-0``."""
+        return f"{self.spec.name}-{self.agent}-{self.seed}"
+
+    def section(self) -> dict[str, Any]:
+        """Return the ``cell`` section of a run record."""
+        spec, agent = self.spec, self.agent_class
+        return {
+            "suite": spec.name,
+            "suite_version": spec.version,
+            "suite_digest": spec.digest,
+            "game": {
+                "action_kind": spec.action_kind,
+                "leader": list(spec.leader),
+                "followers": list(spec.followers),
+                "horizon": spec.horizon,
+                "gamma": spec.gamma,
+                "constraints": list(spec.constraints),
+                "cost_limits": {role: list(limits) for role, limits in spec.cost_limits.items()},
+                "overrides": {},
+            },
+            "agent": self.agent,
+            "agent_version": agent.version,
+            "agent_traits": {
+                "learns": agent.learns,
+                "deterministic": agent.deterministic,
+                "privileged": agent.privileged,
+            },
+            "distribution": distribution_of(agent),
+            "config": dataclasses.asdict(self.config),
+            "seed": self.seed,
+            "budget": self.budget,
+            "training_steps": self.steps,
+            "evaluation_episodes": self.episodes,
+            "backend": {"train": spec.backends[0], "evaluation": spec.backends[0]},
+        }
+
+
+def resolve_cell(
+    suite: str,
+    agent: str,
+    *,
+    seed: int = 0,
+    budget: str = "quick",
+    episodes: int | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Cell:
+    """Turn names into a cell.
+
+    Args:
+        suite, agent: registered names, or ``package.module:Class`` for the agent.
+        seed: training seed.
+        budget: a budget of the suite.
+        episodes: held-out evaluation episodes; default 100, at budget smoke 20.
+        config: values in place of the suite's tuned config and the agent's defaults.
+
+    Raises:
+        RegistryError: an unknown suite, agent, budget or config key. IncompatiblePair: they do not fit.
+    """
+    spec, agent_class = get_suite(suite), get_agent(agent)
+    check_pair(spec, agent_class)
+    spec.budget_steps(budget)
+    if episodes is None:
+        episodes = SMOKE_EPISODES if budget == "smoke" else DEFAULT_EPISODES
+    if episodes < 1:
+        raise SafeMARLBenchError(f"evaluation episodes must be at least 1, got {episodes}")
+    values = {**spec.agents.get(agent, {}), **(config or {})}
+    return Cell(spec, agent, agent_class, build_config(agent_class, values), check_seed(seed), budget, episodes)
+
+
+def run(
+    suite: str,
+    agent: str,
+    *,
+    seed: int = 0,
+    budget: str = "quick",
+    results_dir: str | Path | None = None,
+    episodes: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> RunRecord:
+    """Train and evaluate one agent on one suite and write the record; resumes what was interrupted.
+
+    Args:
+        suite, agent, seed, budget, episodes, config: see `resolve_cell`.
+        results_dir: where records go; default ``./smb-results``.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The record, written to ``results_dir`` (a no-op when the same one is there already).
+
+    Raises:
+        SafeMARLBenchError: with one clear line; see the subclasses.
+        Interrupted: after Ctrl-C; the same call resumes.
+    """
+    cell = resolve_cell(suite, agent, seed=seed, budget=budget, episodes=episodes, config=config)
+    return run_cell(cell, results_dir or DEFAULT_RESULTS, progress=progress)
+
+
+def run_cell(cell: Cell, results_dir: str | Path, *, progress: bool = True) -> RunRecord:
+    """Run a resolved cell; see `run`."""
+    results = Path(results_dir)
+    work = results / "in_progress" / cell_key(cell)
+    lock = filelock.FileLock(work.with_suffix(".lock"), timeout=0)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise RecordError(f"{cell.label} is being run by another process in {results}; wait for it") from None
+    except OSError as error:
+        raise RecordError(f"results directory {results} cannot be written: {error.strerror or error}") from error
+    try:
+        record = _run_locked(cell, results, work, progress)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        return record
+    finally:
+        lock.release()
+
+
+def cell_key(cell: Cell) -> str:
+    """Return 16 hex digits that name a cell together with the package versions."""
+    return _key(canonical(cell.section(), "cell"), package_versions())
+
+
+def _key(section: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
+    return sha256({"cell": section, "versions": versions})[:16]
+
+
+def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRecord:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    clock = time.perf_counter()
+    game = make(cell.spec.name)
+    try:
+        agent = build_agent(cell, game)
+        rollout = Rollout(cell.spec, game)
+        trainer = Trainer(rollout, agent, cell.agent, cell.seed, cell.steps, work)
+        if cell.steps:
+            _train(cell, trainer, progress)
+        policy = work / "policy"
+        shutil.rmtree(policy, ignore_errors=True)
+        with calling(cell.agent, "save", trainer.step):
+            agent.save(policy, training=False)
+        evaluation = _evaluate(cell, rollout, agent, progress)
+    finally:
+        game.close()
+    record = RunRecord(
+        cell=cell.section(),
+        versions=package_versions(),
+        provenance={
+            **code_state(),
+            **machine(),
+            "started": started,
+            "wall_seconds": round(time.perf_counter() - clock, 2),
+        },
+        train=trainer.log.section(),
+        eval=evaluation if cell.episodes <= FULL_SERIES_EPISODES else summarise_evaluation(evaluation),
+        checkpoint=_keep_policy(policy, results, cell),
+    )
+    path, _ = write_record(record, results)
+    shutil.rmtree(work)
+    return read_record(path)
+
+
+def build_agent(cell: Cell, game: Game) -> Agent:
+    """Return the cell's agent, untrained, for a game of the cell's suite. Torch is held to one thread."""
+    if "torch" in sys.modules:  # more threads change the order of sums, and with it the record
+        sys.modules["torch"].set_num_threads(1)
+    with calling(cell.agent, "__init__", 0):
+        return cell.agent_class(make_context(cell.spec, game, steps=cell.steps, seed=cell.seed), cell.config)
+
+
+def _bar(cell: Cell, what: str, total: int, initial: int, unit: str, progress: bool) -> Any:
+    live = sys.stderr.isatty()
+    return tqdm.tqdm(
+        total=total,
+        initial=initial,
+        desc=f"{cell.label} {what}",
+        unit=f" {unit}",
+        disable=not progress,
+        mininterval=0.2 if live else 20.0,
+        dynamic_ncols=live,
+        leave=not live,
+    )
+
+
+def _train(cell: Cell, trainer: Trainer, progress: bool) -> None:
+    resumed = trainer.resume()
+    if resumed and progress:
+        tqdm.tqdm.write(f"{cell.label}: resuming at decision {trainer.step:,} of {cell.steps:,}", file=sys.stderr)
+    with _bar(cell, "training", cell.steps, trainer.step, "decisions", progress) as bar:
+        try:
+            trainer.run(bar)
+        except Interrupted as stop:
+            raise Interrupted(f"{cell.label} {stop}; the same command resumes it from {trainer.folder}") from None
+
+
+def _evaluate(cell: Cell, rollout: Rollout, agent: Agent, progress: bool) -> dict[str, Any]:
+    collisions = 0
+    with _bar(cell, "evaluation", cell.episodes, 0, "episodes", progress) as bar:
+
+        def after(tally: EpisodeTally) -> None:
+            nonlocal collisions
+            collisions += any(tally.crashed.values())
+            bar.set_postfix_str(f"return {sum(tally.returns.values()):.1f}, collisions {collisions}", refresh=False)
+            bar.update(1)
+
+        return evaluate(rollout, agent, cell.agent, range(cell.episodes), after=after)
+
+
+def _keep_policy(policy: Path, results: Path, cell: Cell) -> dict[str, Any]:
+    """Move the policy to ``results/checkpoints`` under its hash; return the ``checkpoint`` section of the record."""
+    if not policy.is_dir() or not any(policy.iterdir()):
+        return {"sha256": None, "bytes": 0}
+    digest, size = folder_digest(policy)
+    kept = results / "checkpoints" / digest[:16]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    if not kept.exists():
+        policy.rename(kept)
+    return {"sha256": digest, "bytes": size}
+
+
+def find_record(cell: Cell, results_dir: str | Path) -> RunRecord | None:
+    """Return the newest record of the cell made with the installed package versions, or None."""
+    if not Path(results_dir).is_dir():
+        return None
+    wanted = cell_key(cell)
+    same = [record for record in load_records(results_dir) if _key(record.cell, record.versions) == wanted]
+    return max(same, key=lambda record: record.provenance.get("started", ""), default=None)
+
+
+def load_agent(source: RunRecord | str | Path, results_dir: str | Path | None = None) -> Agent:
+    """Return the trained agent of a record, ready to act.
+
+    Args:
+        source: a record, or the path of its file (then `results_dir` is known from it).
+        results_dir: the folder that holds ``checkpoints/``; default ``./smb-results``.
+
+    Raises:
+        RecordError: the record cannot be read. CheckpointError: its checkpoint is missing or altered.
+    """
+    if isinstance(source, RunRecord):
+        record, results = source, Path(results_dir or DEFAULT_RESULTS)
+    else:
+        record, results = read_record(source), Path(results_dir or Path(source).resolve().parents[3])
+    cell = resolve_cell(
+        record.suite,
+        record.agent,
+        seed=record.seed,
+        budget=record.budget,
+        episodes=int(record.cell["evaluation_episodes"]),
+        config=record.cell["config"],
+    )
+    game = make(record.suite)
+    try:
+        agent = build_agent(cell, game)
+    finally:
+        game.close()
+    wanted = record.checkpoint["sha256"]
+    if wanted:
+        folder = results / "checkpoints" / wanted[:16]
+        if folder_digest(folder)[0] != wanted:
+            raise CheckpointError(f"checkpoint {folder} was altered since its record was written")
+        with calling(record.agent, "load", 0):
+            agent.load(folder)
+    return agent

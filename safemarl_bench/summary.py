@@ -1,0 +1,95 @@
+"""Records as text for a terminal: the table after a session, and one record in full."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safemarl_bench.record import RunRecord, read_record
+from safemarl_bench.score import verdict
+from safemarl_bench.stats import clopper_pearson
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of text aligned in columns, the first row being the header."""
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+def results_table(paths: Sequence[Path]) -> str:
+    """Return one row per record file: returns, cost against its limit, crashes, verdict, where it is.
+
+    The verdict is that of all the given records of the same suite and agent.
+    """
+    records = [(read_record(path), path) for path in paths]
+    header = "suite agent seed budget return leader follower cost/limit crashes verdict record".split()
+    rows = []
+    for record, path in records:
+        same = [other for other, _ in records if (other.suite, other.agent) == (record.suite, record.agent)]
+        rows.append(
+            (
+                record.suite,
+                record.agent,
+                str(record.seed),
+                record.budget,
+                f"{record.total_return:.2f}",
+                f"{record.leader_return:.2f}",
+                f"{record.follower_return:.2f}",
+                f"{record.cost_ratio:.2f}",
+                f"{100 * record.crash_rate:.1f} %",
+                verdict(
+                    [other.cost_ratio for other in same], deterministic=record.cell["agent_traits"]["deterministic"]
+                ),
+                str(path),
+            )
+        )
+    note = "cost/limit: largest mean cost per episode over its limit (at most 1 is within); a verdict needs 5 seeds"
+    return format_table(header, rows) + "\n" + note
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return one block character per value, scaled from the smallest to the largest."""
+    if not values:
+        return ""
+    low, span = min(values), max(values) - min(values)
+    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] if span else BLOCKS[0] for value in values)
+
+
+def describe(record: RunRecord) -> str:
+    """Return a record's numbers, its learning curve and its provenance, for reading."""
+    low, high = clopper_pearson(record.crash_episodes, record.episodes)
+    cell, provenance = record.cell, record.provenance
+    lines = [
+        f"{record.suite}@{record.suite_version}  {record.agent} (version {cell['agent_version']})  seed {record.seed}",
+        f"budget {record.budget}: {cell['training_steps']:,} training decisions, {record.episodes} evaluation episodes",
+        "",
+        f"return      {record.total_return:.3f}",
+    ]
+    for role in record.roles:
+        limits = cell["game"]["cost_limits"][role]
+        pairs = zip(record.mean_costs(role), limits, strict=True)
+        costs = ", ".join(f"{cost:.3f} (limit {limit:g})" for cost, limit in pairs)
+        lines.append(f"  {role:<10}{record.mean_return(role):.3f}   cost {costs}")
+    lines += [
+        f"cost/limit  {record.cost_ratio:.3f}",
+        f"crash rate  {100 * record.crash_rate:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f})",
+        f"arrivals    {100 * record.arrival_rate:.1f} %",
+        f"length      {record.mean_length:.2f} decisions",
+    ]
+    if record.train["steps"]:
+        totals = [sum(values) for values in zip(*record.train["returns"].values(), strict=True)]
+        lines += [
+            "",
+            f"training    {record.train['totals']['episodes']:,} episodes, {record.train['totals']['collisions']:,} with"
+            f" a collision, {record.training_violations:.1f} violating decisions per 1,000",
+            f"return by training decision (log scale), {min(totals):.1f} to {max(totals):.1f}:",
+            f"  {sparkline(totals)}",
+        ]
+    lines += ["", f"config      {cell['config']}", f"digest      {record.digest}"]
+    lines += [f"made with   {', '.join(f'{key} {value}' for key, value in record.versions.items())}"]
+    lines += [f"{key:<11} {value}" for key, value in provenance.items()]
+    return "\n".join(lines)

@@ -1,0 +1,234 @@
+"""Contract checks for suites and agents, ours and anyone's. Each raises `ContractError` at the first breach."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pettingzoo.test
+
+from safemarl_bench.contract import Agent, AgentContext, Observation, build_config
+from safemarl_bench.errors import ContractError
+from safemarl_bench.registry import Game, SuiteSpec, check_pair, get_agent, get_suite, make, make_context
+from safemarl_bench.rng import generator
+from safemarl_bench.rollout import Rollout, calling, check_actions
+
+CHECK_DECISIONS = 60
+
+
+def _require(condition: object, message: str) -> None:
+    if not condition:
+        raise ContractError(message)
+
+
+def check_suite(suite: str) -> None:
+    """Check that a registered suite keeps the contract of `safemarl_bench.contract`.
+
+    PettingZoo's own test; roles, limits and features that match the data file; the same space objects at each
+    call; costs as float64 vectors for every live agent; observations and states inside their spaces; an end
+    within the horizon; the same seed gives the same episode in any order, other episodes and streams differ.
+
+    Raises:
+        RegistryError: unknown suite. ContractError: the breach.
+    """
+    spec = get_suite(suite)
+    game = make(suite)
+    try:
+        _check_statics(spec, game)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            try:
+                pettingzoo.test.parallel_api_test(game, num_cycles=2 * spec.horizon)
+            except AssertionError as error:
+                raise ContractError(f"suite {suite} fails pettingzoo's parallel_api_test: {error}") from error
+        traces = [_trace(spec, game, stream, episode) for stream, episode in _EPISODES]
+        again = [_trace(spec, game, stream, episode) for stream, episode in reversed(_EPISODES)]
+    finally:
+        game.close()
+    _require(traces == again[::-1], f"suite {suite}: the same (stream, seed, episode) gave another episode")
+    _require(len({str(trace[0]) for trace in traces}) > 1, f"suite {suite}: every episode starts in the same state")
+
+
+_EPISODES = [("train", 0), ("train", 1), ("evaluation", 0)]
+
+
+def _check_statics(spec: SuiteSpec, game: Game) -> None:
+    name, roles = f"suite {spec.name}", {"leader": list(spec.leader), "followers": list(spec.followers)}
+    given = game.metadata.get("roles")
+    _require(given == roles, f"{name}: metadata['roles'] must be {roles}, got {given}")
+    _require(sorted(game.possible_agents) == sorted(spec.roles), f"{name}: possible_agents must be {spec.roles}")
+    sizes = {spec.name: game.state_space}
+    for agent in spec.roles:
+        limits = np.asarray(game.cost_limits[agent])
+        _require(
+            limits.tolist() == list(spec.cost_limits[agent]),
+            f"{name}: cost_limits[{agent!r}] must be {spec.cost_limits[agent]}, got {limits}",
+        )
+        _require(len(limits) == len(spec.constraints), f"{name}: one limit per constraint for {agent!r}")
+        for space in (game.observation_space, game.action_space):
+            same = space(agent) is space(agent)
+            _require(same, f"{name}: {space.__name__}({agent!r}) makes a new space at each call")
+        kind = "discrete" if isinstance(game.action_space(agent), gymnasium.spaces.Discrete) else "continuous"
+        _require(kind == spec.action_kind, f"{name}: actions of {agent!r} are {kind}, the data file says otherwise")
+        _require(
+            game.action_space(agent).contains(np.asarray(spec.neutral_actions[agent], game.action_space(agent).dtype)),
+            f"{name}: the neutral action of {agent!r} is not in its action space",
+        )
+        sizes[agent] = game.observation_space(agent)
+    features = spec.features
+    for owner, space in sizes.items():
+        expected = (len(features.names),)
+        _require(space.shape == expected, f"{name}: {owner} has shape {space.shape}, the features are {expected}")
+    lengths = {len(features.names), len(features.center), len(features.scale)}
+    _require(len(lengths) == 1, f"{name}: features need as many centers and scales as names")
+    _require(min(features.scale) > 0, f"{name}: feature scales must be positive")
+    for budget in ("smoke", "quick"):
+        spec.budget_steps(budget)
+
+
+def _trace(spec: SuiteSpec, game: Game, stream: str, episode: int) -> list[list[Any]]:
+    """Play one random episode and return everything it showed, for comparison."""
+    rollout = Rollout(spec, game)
+    observation = rollout.reset(stream=stream, seed=3, episode=episode)
+    rng = generator("policy", 0, episode)
+    trace: list[list[Any]] = [[observation.state.tolist()]]
+    over = False
+    while not over:
+        _require(len(trace) <= spec.horizon, f"suite {spec.name}: an episode outlasts its horizon of {spec.horizon}")
+        _check_inside(spec, game, observation)
+        alive = list(game.agents)
+        transition, infos = rollout.step(_random_actions(rollout, rng))
+        for agent in alive:
+            _require(agent in infos, f"suite {spec.name}: no infos for the live agent {agent!r}")
+        for agent in set(spec.roles) - set(alive):
+            idle = transition.rewards[agent][0] == 0 and not transition.costs[agent].any()
+            _require(idle, f"suite {spec.name}: the done agent {agent!r} still gets a reward or a cost")
+        observation, over = transition.next_observation, bool(transition.episode_over[0])
+        trace.append(
+            [
+                observation.state.tolist(),
+                [observation.by_agent[agent].tolist() for agent in spec.roles],
+                [transition.rewards[agent].tolist() for agent in spec.roles],
+                [transition.costs[agent].tolist() for agent in spec.roles],
+            ]
+        )
+    return trace
+
+
+def _random_actions(rollout: Rollout, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    actions = {}
+    for agent, space in rollout.spaces.items():
+        if isinstance(space, gymnasium.spaces.Discrete):
+            actions[agent] = rng.integers(space.start, space.start + space.n, size=1)
+        else:
+            box = rollout.game.action_space(agent)
+            actions[agent] = rng.uniform(box.low, box.high)[None].astype(np.float32)
+    return actions
+
+
+def _check_inside(spec: SuiteSpec, game: Game, observation: Observation) -> None:
+    _require(game.state_space.contains(observation.state[0]), f"suite {spec.name}: state() is outside state_space")
+    for agent in game.agents:
+        inside = game.observation_space(agent).contains(observation.by_agent[agent][0])
+        _require(inside, f"suite {spec.name}: an observation of {agent!r} is outside its space")
+
+
+def check_agent(agent: str | type[Agent], suite: str) -> None:
+    """Check that an agent keeps the contract on a suite.
+
+    Valid actions for one and for three games side by side, greedy actions that depend on nothing hidden, inputs
+    left as they were, a few learning steps, and a checkpoint without pickles that gives the same policy back.
+
+    Args:
+        agent: a registered name, ``package.module:Class``, or a class.
+        suite: a registered name.
+
+    Raises:
+        RegistryError, IncompatiblePair, ContractError: the breach.
+    """
+    spec = get_suite(suite)
+    agent_class = get_agent(agent) if isinstance(agent, str) else agent
+    name = agent if isinstance(agent, str) else agent.__name__
+    check_pair(spec, agent_class)
+    game = make(suite)
+    try:
+        context = make_context(spec, game, steps=CHECK_DECISIONS, seed=1)
+        config = build_config(agent_class, spec.agents.get(name, {}))
+        learner = agent_class(context, config)
+        rollout = Rollout(spec, game)
+        observation = _learn_a_little(name, learner, rollout)
+        _check_acting(name, learner, context, observation)
+        _check_saving(name, learner, agent_class(context, config), observation)
+    finally:
+        game.close()
+
+
+def _learn_a_little(name: str, learner: Agent, rollout: Rollout) -> Observation:
+    episode = 0
+    first = observation = rollout.reset(stream="train", seed=1, episode=episode)
+    for step in range(CHECK_DECISIONS):
+        with calling(name, "act", step):
+            actions = learner.act(observation, explore=True, rng=generator("explore", 1, step))
+        transition, _ = rollout.step(actions)
+        with calling(name, "learn", step):
+            learner.observe(transition)
+            metrics = learner.learn()
+        numbers = all(isinstance(value, float) for value in metrics.values())
+        _require(numbers, f"agent {name!r}: learn must return floats by name, got {metrics}")
+        observation = transition.next_observation
+        if transition.episode_over[0]:
+            episode += 1
+            observation = rollout.reset(stream="train", seed=1, episode=episode)
+    return first
+
+
+def _batch(observation: Observation, count: int) -> Observation:
+    """Return `count` copies of a batch of one."""
+    return Observation(
+        by_agent={agent: np.repeat(array, count, axis=0) for agent, array in observation.by_agent.items()},
+        state=np.repeat(observation.state, count, axis=0),
+        alive={agent: np.repeat(array, count, axis=0) for agent, array in observation.alive.items()},
+        step=np.repeat(observation.step, count, axis=0),
+    )
+
+
+def _greedy(name: str, agent: Agent, observation: Observation) -> Any:
+    with calling(name, "act", 0):
+        return agent.act(observation, explore=False, rng=generator("policy", 1, 0))
+
+
+def _check_acting(name: str, agent: Agent, context: AgentContext, observation: Observation) -> None:
+    before = _batch(observation, 1)
+    first = check_actions(_greedy(name, agent, observation), context.action_spaces, 1)
+    again = check_actions(_greedy(name, agent, observation), context.action_spaces, 1)
+    for role in context.agents:
+        _require((first[role] == again[role]).all(), f"agent {name!r}: the same greedy call gave another action")
+        kept = (before.by_agent[role] == observation.by_agent[role]).all() and (before.state == observation.state).all()
+        _require(kept, f"agent {name!r}: act changes the observation it is given")
+    check_actions(_greedy(name, agent, _batch(observation, 3)), context.action_spaces, 3)
+
+
+def _check_saving(name: str, trained: Agent, fresh: Agent, observation: Observation) -> None:
+    for training in (False, True):
+        with tempfile.TemporaryDirectory() as folder:
+            with calling(name, "save", CHECK_DECISIONS):
+                trained.save(Path(folder), training=training)
+            foreign = sorted(
+                path.name
+                for path in Path(folder).rglob("*")
+                if path.is_file() and path.suffix not in (".safetensors", ".json")
+            )
+            _require(not foreign, f"agent {name!r}: a checkpoint holds only .safetensors and .json, found {foreign}")
+            if not any(Path(folder).iterdir()):
+                continue
+            with calling(name, "load", CHECK_DECISIONS):
+                fresh.load(Path(folder))
+        first, again = _greedy(name, trained, observation), _greedy(name, fresh, observation)
+        same = all((np.asarray(first[role]) == np.asarray(again[role])).all() for role in first)
+        _require(same, f"agent {name!r}: after save and load it acts differently")

@@ -1,0 +1,230 @@
+"""Training one agent on one game: the loop, its log, and checkpoints that resume it exactly.
+
+Checkpoints are taken between episodes, where the game holds no state: spawns and exploration are
+pure functions of (seed, episode, step), so the agent and a few counters are all there is to keep.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from safemarl_bench.checkpoint import read_checkpoint, write_checkpoint
+from safemarl_bench.contract import Agent
+from safemarl_bench.errors import CheckpointError
+from safemarl_bench.evaluation import EpisodeTally
+from safemarl_bench.rng import generator
+from safemarl_bench.rollout import Rollout, calling
+
+LOG_POINTS = 64
+CHECKPOINT_SECONDS = 20.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training stopped on request, at an episode's end, with everything saved."""
+
+
+@dataclasses.dataclass
+class TrainLog:
+    """What training has seen so far: at most 64 log-spaced points, and running sums for the next one.
+
+    Attributes:
+        steps, episodes: decisions and finished episodes at each point.
+        returns: agent -> mean return per episode since the last point.
+        costs: agent -> mean cost vector per episode since the last point.
+        collisions: episodes with a crash so far.
+        totals: episodes, collisions, violating_steps (decisions in which some agent paid a cost).
+        pending: the finished episodes since the last point: [returns by role, costs by role].
+    """
+
+    roles: tuple[str, ...]
+    steps: list[int] = dataclasses.field(default_factory=list)
+    episodes: list[int] = dataclasses.field(default_factory=list)
+    returns: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    costs: dict[str, list[list[float]]] = dataclasses.field(default_factory=dict)
+    collisions: list[int] = dataclasses.field(default_factory=list)
+    totals: dict[str, int] = dataclasses.field(
+        default_factory=lambda: {"episodes": 0, "collisions": 0, "violating_steps": 0}
+    )
+    pending: list[list[Any]] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Give every role its series."""
+        for role in self.roles:
+            self.returns.setdefault(role, [])
+            self.costs.setdefault(role, [])
+
+    def add(self, tally: EpisodeTally) -> None:
+        """Count a finished episode."""
+        self.totals["episodes"] += 1
+        self.totals["collisions"] += any(tally.crashed.values())
+        self.pending.append(
+            [[tally.returns[role] for role in self.roles], [tally.costs[role].tolist() for role in self.roles]]
+        )
+
+    def close_point(self, step: int) -> None:
+        """End a point at `step`; a point in which no episode finished is left to the next one."""
+        if not self.pending:
+            return
+        self.steps.append(step)
+        self.episodes.append(self.totals["episodes"])
+        self.collisions.append(self.totals["collisions"])
+        for index, role in enumerate(self.roles):
+            self.returns[role].append(float(np.mean([returns[index] for returns, _ in self.pending])))
+            self.costs[role].append(np.mean([costs[index] for _, costs in self.pending], axis=0).tolist())
+        self.pending = []
+
+    def section(self) -> dict[str, Any]:
+        """Return the ``train`` section of a run record."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in ("roles", "pending")}
+
+
+def log_steps(total: int) -> set[int]:
+    """Return at most 64 log-spaced decision counts that end at `total`."""
+    if total < 1:
+        return set()
+    return {round(point) for point in np.geomspace(max(1, total / 1000), total, LOG_POINTS)}
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C or SIGTERM sets; the second one interrupts at once.
+
+    Outside the main thread signals cannot be caught: the event is then never set.
+    """
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def request(number: int, frame: Any) -> None:
+        requested.set()
+        restore()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, request)
+    try:
+        yield requested
+    finally:
+        restore()
+
+
+@dataclasses.dataclass
+class Trainer:
+    """Trains an agent for a number of decisions, resumably.
+
+    Attributes:
+        rollout: the game. agent: the learner. name: what errors call it.
+        seed: of spawns and exploration. total: decisions. folder: where checkpoints go.
+        progress: a tqdm bar over decisions, already at `step`.
+    """
+
+    rollout: Rollout
+    agent: Agent
+    name: str
+    seed: int
+    total: int
+    folder: Path
+    step: int = 0
+    log: TrainLog = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start at decision 0."""
+        self.log = TrainLog(self.rollout.spec.roles)
+
+    def resume(self) -> bool:
+        """Load the newest complete checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: it cannot be read (delete the folder to start again).
+        """
+        newest = max(self._complete_checkpoints(), default=None)
+        if newest is None:
+            return False
+        try:
+            _, state = read_checkpoint(newest, "trainer")
+            self.agent.load(newest)
+            self.step = int(state["step"])
+            self.log = TrainLog(**{**state["log"], "roles": self.rollout.spec.roles})
+        except (CheckpointError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"cannot resume from {newest}: {error}; delete that folder to start again") from error
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint; it counts only once its last file, trainer.json, is in place."""
+        folder = self.folder / f"step-{self.step:012d}"
+        if folder.exists() and not (folder / "trainer.json").exists():
+            shutil.rmtree(folder)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            self.agent.save(folder, training=True)
+            write_checkpoint(folder, "trainer", {}, {"step": self.step, "log": dataclasses.asdict(self.log)})
+        for older in self._complete_checkpoints():
+            if older != folder:
+                shutil.rmtree(older)
+
+    def _complete_checkpoints(self) -> list[Path]:
+        return [path.parent for path in self.folder.glob("step-*/trainer.json")]
+
+    def run(self, bar: Any) -> None:
+        """Train to the last decision.
+
+        Args:
+            bar: a tqdm bar over decisions.
+
+        Raises:
+            Interrupted: a stop was asked for; the checkpoint is written.
+            ContractError: the agent or the game broke its contract.
+        """
+        points = log_steps(self.total)
+        saved = time.monotonic()
+        with stop_requests() as stop:
+            while self.step < self.total:
+                self._episode(points, bar)
+                if stop.is_set() or self.step == self.total or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self.save()
+                    saved = time.monotonic()
+                if stop.is_set():
+                    raise Interrupted(f"stopped at decision {self.step:,} of {self.total:,}")
+
+    def _episode(self, points: set[int], bar: Any) -> None:
+        """Play and learn from one episode, or what the budget leaves of it."""
+        tally = EpisodeTally(self.rollout)
+        observation = self.rollout.reset(stream="train", seed=self.seed, episode=self.log.totals["episodes"])
+        crossed = over = False
+        while not over and self.step < self.total:
+            with calling(self.name, "act", self.step):
+                rng = generator("explore", self.seed, self.step)
+                actions = self.agent.act(observation, explore=True, rng=rng)
+            transition, infos = self.rollout.step(actions)
+            with calling(self.name, "learn", self.step):
+                self.agent.observe(transition)
+                self.agent.learn()
+            tally.add(transition.rewards, transition.costs, infos)
+            observation = transition.next_observation
+            over = bool(transition.episode_over[0])
+            self.step += 1
+            crossed |= self.step in points
+        self.log.totals["violating_steps"] += tally.violating_steps
+        if over:
+            self.log.add(tally)
+        if crossed:
+            self.log.close_point(self.step)
+        bar.set_postfix_str(
+            f"return {sum(tally.returns.values()):.1f}, collisions {self.log.totals['collisions']}", refresh=False
+        )
+        bar.update(tally.length)

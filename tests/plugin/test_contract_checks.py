@@ -1,0 +1,135 @@
+"""Every registered suite and every compatible pair keeps the contract; breaches are named."""
+
+import numpy as np
+import pytest
+import toy_suite.agents
+import toy_suite.game
+
+import safemarl_bench as smb
+from safemarl_bench import registry
+from safemarl_bench.errors import ContractError, IncompatiblePair
+from safemarl_bench.testing import check_agent, check_suite
+
+PAIRS = [
+    (suite, agent)
+    for suite in registry.suite_names()
+    for agent in registry.agent_names()
+    if not registry.incompatibility(registry.get_suite(suite), registry.get_agent(agent))
+]
+
+
+@pytest.mark.parametrize("suite", registry.suite_names())
+def test_every_registered_suite_keeps_the_contract(suite):
+    check_suite(suite)
+
+
+@pytest.mark.parametrize(("suite", "agent"), PAIRS, ids=[f"{suite}-{agent}" for suite, agent in PAIRS])
+def test_every_registered_agent_keeps_the_contract(suite, agent):
+    check_agent(agent, suite)
+
+
+@pytest.mark.parametrize(
+    ("agent", "message"),
+    [
+        ("OutOfRange", r"must be in 0\.\.2"),
+        ("WrongType", "must be integers"),
+        ("WrongShape", "must have shape"),
+        ("Raiser", "raised in learn at step"),
+    ],
+)
+def test_check_agent_names_the_breach(agent, message):
+    with pytest.raises(ContractError, match=message):
+        check_agent(f"toy_suite.agents:{agent}", "toy")
+
+
+class Forgetful(toy_suite.agents.Counter):
+    """Saves nothing of what it learned."""
+
+    def load(self, path):
+        self.counts += 1
+        self.sums[0, 0] = 1e9
+
+
+class Fickle(toy_suite.agents.Counter):
+    """Answers the same question differently each time."""
+
+    calls = 0
+
+    def act(self, observation, *, explore, rng):
+        self.calls += 1
+        actions = super().act(observation, explore=explore, rng=rng)
+        return {**actions, "leader": (actions["leader"] + self.calls) % 3}
+
+
+class Pickler(toy_suite.agents.Counter):
+    """Writes a file that is neither safetensors nor JSON."""
+
+    def save(self, path, *, training):
+        super().save(path, training=training)
+        (path / "extra.pkl").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("agent", "message"),
+    [
+        (Forgetful, "after save and load it acts differently"),
+        (Fickle, "the same greedy call gave another action"),
+        (Pickler, r"holds only .safetensors and .json, found \['extra.pkl'\]"),
+    ],
+)
+def test_check_agent_sees_what_a_run_would_not(agent, message):
+    with pytest.raises(ContractError, match=message):
+        check_agent(agent, "toy")
+
+
+def test_check_agent_refuses_a_pair_that_does_not_fit():
+    with pytest.raises(IncompatiblePair):
+        check_agent("toy_suite.agents:Continuous", "toy")
+
+
+def breaking(method, change):
+    """Return a toy game class whose method's result is passed through `change`."""
+
+    class Broken(toy_suite.game.ToyGame):
+        pass
+
+    original = getattr(toy_suite.game.ToyGame, method)
+    setattr(Broken, method, lambda self, *args, **kwargs: change(self, original(self, *args, **kwargs)))
+    return Broken
+
+
+def spoil_cost(value):
+    def change(game, result):
+        for info in result[4].values():
+            info["cost"] = value
+        return result
+
+    return change
+
+
+def drift(game, result):
+    game.drift = getattr(game, "drift", 0) + 0.25
+    game.position["leader"] += game.drift
+    return {role: game._observe(role) for role in result[0]}, result[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "message"),
+    [
+        ("step", spoil_cost(1.0), "must be a float64 vector"),
+        ("step", spoil_cost(np.array([-1.0])), "must be a float64 vector of 1 finite numbers >= 0"),
+        ("step", spoil_cost(np.array([0.0, 0.0])), "must be a float64 vector"),
+        ("reset", drift, r"the same \(stream, seed, episode\) gave another episode"),
+        ("action_space", lambda game, space: type(space)(3), "makes a new space at each call"),
+    ],
+)
+def test_check_suite_names_the_breach(monkeypatch, method, change, message):
+    monkeypatch.setattr(toy_suite.game, "ToyGame", breaking(method, change))
+    with pytest.raises(ContractError, match=message):
+        check_suite("toy")
+
+
+def test_a_game_is_a_parallel_env_with_roles_and_limits():
+    game = smb.make("toy")
+    assert game.metadata["roles"] == {"leader": ["leader"], "followers": ["follower"]}
+    assert game.cost_limits["leader"].tolist() == [1.0]

@@ -1,0 +1,132 @@
+"""Suites and agents by name: found, resolved lazily, and refused with one clear line."""
+
+import subprocess
+import sys
+
+import pytest
+from toy_suite.agents import Continuous, Counter
+
+import safemarl_bench as smb
+from safemarl_bench import registry
+from safemarl_bench.contract import build_config
+from safemarl_bench.errors import ContractError, IncompatiblePair, RegistryError
+
+TOY = registry.get_suite("toy")
+
+
+def test_our_suites_and_agents_are_registered_beside_a_strangers():
+    assert {"merge", "roundabout", "toy"} <= set(registry.suite_names())
+    agents = set(registry.agent_names())
+    assert {"bi_ac", "csq", "idle", "mip_pcsq", "random", "script", "toy_counter"} <= agents
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: registry.get_suite("merg"), "unknown suite 'merg': did you mean 'merge'"),
+        (lambda: registry.get_agent("mip_pcs"), "unknown agent 'mip_pcs': did you mean 'mip_pcsq'"),
+        (lambda: registry.get_agent("no_such_module:X"), "cannot import 'no_such_module'"),
+        (lambda: registry.get_agent("toy_suite.agents:Conter"), "has no 'Conter': did you mean 'Counter'"),
+        (lambda: registry.get_agent("toy_suite.game:ToyGame"), "not a subclass of safemarl_bench.Agent"),
+        (lambda: registry.get_agent(":Counter"), "not of the form package.module:Name"),
+        (lambda: registry.load_object("toy_suite.agents"), "not of the form package.module:Name"),
+        (lambda: TOY.budget_steps("quik"), "no budget 'quik': did you mean 'quick'"),
+        (lambda: smb.make("toy", backend="kernel"), "suite toy has no backend 'kernel': known: plain"),
+        (lambda: build_config(Counter, {"epsilom": 0.1}), "no config key 'epsilom': did you mean 'epsilon'"),
+        (lambda: build_config(Counter, {"epsilon": "high"}), "'epsilon' of agent Counter must be float, got str"),
+        (lambda: build_config(Counter, {"bonus": 1.5}), "'bonus' of agent Counter must be int, got float"),
+    ],
+)
+def test_a_wrong_name_is_one_line_with_the_nearest_right_one(call, message):
+    with pytest.raises(RegistryError) as caught:
+        call()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_int_is_a_valid_value_of_a_float_setting():
+    assert build_config(Counter, {"epsilon": 1}).epsilon == 1.0
+
+
+def test_a_continuous_agent_does_not_fit_a_discrete_suite():
+    with pytest.raises(IncompatiblePair, match="Continuous plays continuous actions, suite toy has discrete ones"):
+        registry.check_pair(TOY, Continuous)
+
+
+def write_suite(folder, **changes):
+    """Write a copy of the toy suite's file with some lines changed: key -> new line, or None to drop it."""
+    text = (registry._package_suites()["toy"]).read_text()
+    lines = text.splitlines()
+    for key, line in changes.items():
+        lines = [(line or "") if old.startswith(f"{key} =") else old for old in lines]
+    path = folder / "other.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_suite_file_can_be_registered_for_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_registered_suites", {})
+    path = write_suite(tmp_path, name='name = "other"')
+    assert smb.register_suite(path).name == "other"
+    assert registry.get_suite("other").cost_limits == TOY.cost_limits
+    with pytest.raises(RegistryError, match="suite name 'other' is taken"):
+        smb.register_suite(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gamma": None, "name": 'name = "other"'}, "lacks gamma"),
+        ({"gamma": "gama = 0.9", "name": 'name = "other"'}, "unknown key 'gama': did you mean 'gamma'"),
+        ({"gamma": "gamma = ", "name": 'name = "other"'}, "Invalid value"),
+        ({}, "names its suite 'toy'"),
+    ],
+)
+def test_a_malformed_suite_file_is_refused(tmp_path, changes, message):
+    with pytest.raises(RegistryError, match=message):
+        smb.register_suite(write_suite(tmp_path, **changes))
+
+
+def test_a_suites_digest_follows_the_game_and_not_its_description(tmp_path):
+    def digest(**changes):
+        return registry.read_suite(write_suite(tmp_path, **changes)).digest
+
+    assert digest() == TOY.digest
+    assert digest(title='title = "another"') == TOY.digest
+    assert digest(quick="quick = 77") == TOY.digest
+    assert digest(spread="spread = 0.75") != TOY.digest
+    assert digest(version="version = 2") != TOY.digest
+
+
+def test_an_agent_class_can_be_registered_for_one_process(monkeypatch):
+    monkeypatch.setattr(registry, "_registered_agents", {})
+    smb.register_agent("mine", Counter)
+    assert registry.get_agent("mine") is Counter
+    with pytest.raises(RegistryError, match="agent name 'csq' is taken"):
+        smb.register_agent("csq", Counter)
+    with pytest.raises(RegistryError, match="not a subclass"):
+        smb.register_agent("other", dict)
+
+
+def test_the_tables_show_limits_and_why_a_pair_does_not_fit():
+    suites = smb.list_suites().set_index("suite")
+    assert suites.loc["toy@1", "cost limits"] == "leader<=1.0 follower<=1.0"
+    assert "random" in suites.loc["toy@1", "agents"].split()
+    assert list(smb.list_agents()["agent"]) == registry.agent_names()
+
+
+def test_importing_the_plugin_costs_no_heavy_import():
+    code = (
+        "import sys, safemarl_bench.pytest_plugin; print({'torch', 'numpy', 'pandas', 'gymnasium'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "set()"
+
+
+def test_the_public_names_are_exactly_the_promised_ones():
+    assert smb.__all__ == sorted(smb._HOMES)
+    for name in smb.__all__:
+        assert getattr(smb, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = smb.nonsense
+    assert issubclass(ContractError, smb.SafeMARLBenchError)
