@@ -1,0 +1,273 @@
+"""From run records to the leaderboard and its files; the same records give the same bytes in any order."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import difflib
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safemarl_bench import leaderboard_page
+from safemarl_bench.board import Board, Entry, Row, ranked, reward_order, safety_order
+from safemarl_bench.comparison import Key, Runs, at_budget, one_per_seed, split_variants
+from safemarl_bench.errors import RecordError
+from safemarl_bench.record import RunRecord, load_records
+from safemarl_bench.registry import SuiteSpec, get_suite, suite_names
+from safemarl_bench.score import RANDOM, REFERENCES, Reference, SuiteScore, reference_of, score_suite
+
+FILES = ("LEADERBOARD.md", "leaderboard.json", "leaderboard.csv")
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaderboard:
+    """Boards and what they are made from.
+
+    Attributes:
+        boards: sorted by action kind and budget.
+        entries: every (suite, agent, budget), sorted: the detail table.
+        references: (suite, version, budget) and its normalisation, for suites that are up to date.
+        variants: a variant that is not the main one, and where -> how it differs from the main one.
+        records: number of records used. superseded: left out for a later record of the same seed.
+        versions: package -> versions found in the records.
+    """
+
+    boards: tuple[Board, ...]
+    entries: tuple[Entry, ...]
+    references: tuple[tuple[str, int, str, Reference], ...]
+    variants: Mapping[str, str]
+    records: int
+    superseded: int
+    versions: Mapping[str, tuple[str, ...]]
+
+    def to_markdown(self) -> str:
+        """Return the page LEADERBOARD.md."""
+        return leaderboard_page.page(self)
+
+    def to_json(self) -> str:
+        """Return everything as indented JSON, numbers rounded to 3 decimals; an infinite ratio is "inf"."""
+        content = {
+            "boards": [_board_json(board) for board in self.boards],
+            "entries": [entry_values(entry) for entry in self.entries],
+            "references": [
+                {"suite": suite, "version": version, "budget": budget, **dataclasses.asdict(reference)}
+                for suite, version, budget, reference in self.references
+            ],
+            "variants": dict(self.variants),
+            "records": self.records,
+            "superseded": self.superseded,
+            "versions": dict(self.versions),
+        }
+        return json.dumps(_rounded(content), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    def to_csv(self) -> str:
+        """Return the detail table as CSV, one line per (suite, agent, budget)."""
+        rows = [_rounded(entry_values(entry)) for entry in self.entries]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]) if rows else ["suite"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+def build_leaderboard(records: Iterable[RunRecord], *, suites: Iterable[SuiteSpec] | None = None) -> Leaderboard:
+    """Build the leaderboard of some records, in any order.
+
+    Args:
+        records: see `load_records`; the same record twice counts once.
+        suites: the full set of suites of the boards; by default all that are registered.
+    """
+    specs = {spec.name: spec for spec in (map(get_suite, suite_names()) if suites is None else suites)}
+    ordered = sorted(records, key=lambda record: (record.digest, record.to_json()))
+    unique = list({record.digest: record for record in ordered}.values())
+    runs, variants = split_variants(unique)
+    used = {key: one_per_seed(group) for key, group in runs.items()}
+    references = {key[:4]: _reference(used, key[:3], key[3]) for key in used}
+    entries = [_entry(key, group, references[key[:4]], specs) for key, group in sorted(used.items())]
+    fresh = {(entry.suite, entry.suite_version, entry.game_digest) for entry in entries if not entry.reason}
+    versions: dict[str, set[str]] = {}
+    for record in unique:
+        for package, version in record.versions.items():
+            versions.setdefault(package, set()).add(str(version))
+    count = sum(map(len, used.values()))
+    return Leaderboard(
+        boards=_boards(entries, specs),
+        entries=tuple(entries),
+        references=tuple((key[0], key[1], key[3], ref) for key, ref in sorted(references.items()) if key[:3] in fresh),
+        variants=variants,
+        records=count,
+        superseded=len(unique) - count,
+        versions={package: tuple(sorted(found)) for package, found in sorted(versions.items())},
+    )
+
+
+def _reference(runs: Runs, suite: tuple[str, int, str], budget: str) -> Reference:
+    candidates = {name: at_budget(runs, suite, budget, name) for name in REFERENCES}
+    return reference_of(at_budget(runs, suite, budget, RANDOM), candidates)
+
+
+def _entry(key: Key, records: Sequence[RunRecord], reference: Reference, specs: Mapping[str, SuiteSpec]) -> Entry:
+    suite, version, game_digest, budget, agent = key
+    traits, game = records[0].cell["agent_traits"], records[0].cell["game"]
+    reason = ""
+    if suite not in specs:
+        reason = "unregistered suite"
+    elif (version, records[0].cell["suite_digest"]) != (specs[suite].version, specs[suite].digest):
+        reason = f"stale: {suite} has changed since"
+    elif game["overrides"]:
+        reason = "modified game: " + ", ".join(f"{name}={value}" for name, value in sorted(game["overrides"].items()))
+    return Entry(
+        suite=suite,
+        suite_version=version,
+        game_digest=game_digest,
+        action_kind=specs[suite].action_kind if suite in specs else game["action_kind"],
+        agent=agent,
+        kind=traits["privileged"] or ("learner" if traits["learns"] else "fixed"),
+        budget=budget,
+        learns=traits["learns"],
+        score=score_suite(records, reference),
+        reason=reason,
+    )
+
+
+def _boards(entries: Sequence[Entry], specs: Mapping[str, SuiteSpec]) -> tuple[Board, ...]:
+    learning = {(entry.action_kind, entry.budget) for entry in entries if entry.learns}
+    kinds = {kind for kind, _ in learning}
+    learning |= {(entry.action_kind, entry.budget) for entry in entries if entry.action_kind not in kinds}
+    offered = {spec.action_kind for spec in specs.values()}
+    return tuple(_board(entries, kind, budget, specs) for kind, budget in sorted(learning) if kind in offered)
+
+
+def _board(entries: Sequence[Entry], kind: str, budget: str, specs: Mapping[str, SuiteSpec]) -> Board:
+    suites = tuple(sorted(name for name, spec in specs.items() if spec.action_kind == kind))
+    agents: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.action_kind == kind and (entry.budget == budget or not entry.learns):
+            agents.setdefault(entry.agent, []).append(entry)
+    rows = [_row(agent, agents[agent], budget, suites) for agent in sorted(agents)]
+    return Board(kind, budget, suites, ranked(rows, safety_order), ranked(rows, reward_order))
+
+
+def _row(agent: str, entries: Sequence[Entry], budget: str, suites: Sequence[str]) -> Row:
+    scores: dict[str, SuiteScore] = {}
+    for suite in suites:
+        current = [entry for entry in entries if entry.suite == suite and not entry.reason]
+        current.sort(key=lambda entry: (entry.budget != budget, -entry.score.episodes))
+        if current:
+            scores[suite] = current[0].score
+    reasons = [entry.reason for entry in entries if entry.reason and entry.suite not in scores]
+    if len(scores) < len(suites):
+        reasons.append(f"ran {len(scores)} of {len(suites)} suites")
+    return Row(None, agent, entries[0].kind, scores, "; ".join(dict.fromkeys(reasons)))
+
+
+def entry_values(entry: Entry) -> dict[str, Any]:
+    """Return one line of the detail table: column -> value, not yet rounded."""
+    score = entry.score
+    low, high = score.crash_interval
+    return {
+        "suite": f"{entry.suite}@{entry.suite_version}",
+        "agent": entry.agent,
+        "kind": entry.kind,
+        "budget": entry.budget,
+        "seeds": score.seeds,
+        "episodes": score.episodes,
+        "leader_return": score.leader_return,
+        "follower_return": score.follower_return,
+        "total_return": score.total_return,
+        "score": score.score,
+        "score_provisional": score.provisional,
+        "verdict": score.verdict,
+        "feasible_seeds": score.feasible_seeds,
+        "cost_ratio_mean": math.fsum(score.cost_ratios) / score.seeds,
+        "cost_ratio_worst": max(score.cost_ratios),
+        "zero_limit_violations": score.zero_limit_violations,
+        "crash_rate": score.crashes / score.episodes,
+        "crash_rate_low": low,
+        "crash_rate_high": high,
+        "arrival_rate": score.arrival_rate,
+        "training_violations": score.training_violations,
+        "not_ranked": entry.reason,
+    }
+
+
+def _board_json(board: Board) -> dict[str, Any]:
+    tables = {"safety": board.safety, "reward": board.reward}
+    content: dict[str, Any] = {name: [_row_values(row) for row in rows] for name, rows in tables.items()}
+    return {"action_kind": board.action_kind, "budget": board.budget, "suites": board.suites, **content}
+
+
+def _row_values(row: Row) -> dict[str, Any]:
+    return {
+        "rank": row.rank,
+        "agent": row.agent,
+        "kind": row.kind,
+        "verdict": row.verdict,
+        "suites": {suite: score.verdict for suite, score in row.scores.items()},
+        "score": row.score,
+        "score_provisional": row.provisional,
+        "cost_ratio": row.cost_ratio,
+        "feasible_seeds": row.seeds[0],
+        "seeds": row.seeds[1],
+        "enough_seeds": row.enough_seeds,
+        "crash_rate": row.crash_rate,
+        "training_violations": row.training_violations,
+        "not_ranked": row.reason,
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """Return a copy with every float rounded to 3 decimals, without a negative zero, and infinity as "inf"."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 3) + 0.0 if math.isfinite(value) else "inf"
+    return value
+
+
+def render(results_dir: str | Path, *, suites: Iterable[SuiteSpec] | None = None) -> dict[str, str]:
+    """Return file name -> text of everything that is generated from the records under a results directory.
+
+    Raises:
+        RecordError: no such directory, or a record cannot be read.
+    """
+    board = build_leaderboard(load_records(results_dir), suites=suites)
+    return dict(zip(FILES, (board.to_markdown(), board.to_json(), board.to_csv()), strict=True))
+
+
+def write_leaderboard(results_dir: str | Path, *, suites: Iterable[SuiteSpec] | None = None) -> list[Path]:
+    """Write the generated files into the results directory and return their paths.
+
+    Raises:
+        RecordError: see `render`, or a file cannot be written.
+    """
+    paths = []
+    for name, text in render(results_dir, suites=suites).items():
+        path = Path(results_dir) / name
+        try:
+            path.write_text(text, encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise RecordError(f"cannot write {path}: {error.strerror or error}") from error
+        paths.append(path)
+    return paths
+
+
+def check_leaderboard(results_dir: str | Path, *, suites: Iterable[SuiteSpec] | None = None) -> str:
+    """Return a unified diff from the files on disk to what the records say: "" when they are current.
+
+    Raises:
+        RecordError: see `render`.
+    """
+    diff: list[str] = []
+    for name, text in render(results_dir, suites=suites).items():
+        path = Path(results_dir) / name
+        found = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+        lines = (found.splitlines(keepends=True), text.splitlines(keepends=True))
+        diff += difflib.unified_diff(*lines, fromfile=f"{name} (on disk)", tofile=f"{name} (from the records)")
+    return "".join(line if line.endswith("\n") else line + "\n" for line in diff)

@@ -1,0 +1,174 @@
+"""The leaderboard as a Markdown page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from safemarl_bench.score import MIN_SEEDS, VERDICTS, SuiteScore
+from safemarl_bench.stats import clopper_pearson
+
+if TYPE_CHECKING:
+    from safemarl_bench.board import Board, Entry, Row
+    from safemarl_bench.leaderboard import Leaderboard
+
+INTRODUCTION = f"""\
+# Leaderboard
+
+Safety first: can an agent keep its cost within the limit, and what return does it reach while it does?
+This page is generated from the run records in `runs/`; do not edit it, run `safemarl-bench leaderboard`.
+
+## How to read it
+
+- **Cost ratio**: mean cost per evaluation episode divided by its limit, the worst over agents and constraints.
+  1.000 is the limit; a run at or below it is *feasible*. Where the limit is 0 and it was violated, the ratio is
+  `inf`, and the tables per suite show the rate of violating episodes instead.
+- **Verdict** of an agent on a suite: **SAFE** if there are at least {MIN_SEEDS} seeds and every one is feasible;
+  **UNSAFE** if a majority of the seeds is not; else **UNCERTAIN**. Agents that are untrained and do not depend on a
+  seed need one run only. On a board an agent's verdict is its worst over the suites.
+- **Score**: total return on a scale where the random agent is 0 and the reference is 1, not clipped; the
+  interquartile mean over seeds and suites. `*` marks a provisional reference: an open-loop script, in place of
+  the safe planner that has no records yet.
+- **Crash rate**: share of evaluation episodes in which an agent crashed, with its exact 95 % interval
+  (Clopper-Pearson, over the episodes of all seeds).
+- **Training violations**: steps with a cost per 1,000 steps of training.
+- `†` marks an agent with too few seeds on some suite; *planner* and *oracle* mark agents that use the simulator itself.
+"""
+
+TRAINING = "training violations / 1,000 steps"
+CRASHES = "crash rate [95 %]"
+VERDICT_COUNTS = "SAFE / UNCERTAIN / UNSAFE suites"
+SAFETY_HEADER = ("rank", "agent", "kind", VERDICT_COUNTS, "feasible seeds", "cost ratio", CRASHES, TRAINING)
+REWARD_HEADER = ("rank", "agent", "kind", "verdict", "score", "cost ratio", "runs")
+DETAIL_HEADER = (
+    *("agent", "kind", "seeds", "leader", "follower", "total", "score", "cost ratio: mean", "worst seed"),
+    *(CRASHES, "arrival rate", "verdict", TRAINING),
+)
+
+
+def page(leaderboard: Leaderboard) -> str:
+    """Return the whole page; the same leaderboard gives the same bytes."""
+    parts = [INTRODUCTION]
+    if not leaderboard.entries:
+        parts.append("There are no records yet: `safemarl-bench run SUITE AGENT` makes one.\n")
+    parts += [part for board in leaderboard.boards for part in _board(board)]
+    parts += _details(leaderboard.entries)
+    parts += _sources(leaderboard)
+    return "\n".join(parts)
+
+
+def _board(board: Board) -> Iterator[str]:
+    yield f"## Board: {board.action_kind} actions, budget {board.budget}\n"
+    yield f"Suites: {', '.join(board.suites)}.\n"
+    yield "### Safety\n"
+    yield "Most SAFE suites first, then fewest UNSAFE, then the lowest cost ratio.\n"
+    yield _table(SAFETY_HEADER, [_safety_cells(row) for row in board.safety if row.rank])
+    yield "### Reward\n"
+    yield "By verdict, then by score. No UNSAFE agent stands above a SAFE one; those below the line are UNSAFE.\n"
+    safe = [row for row in board.reward if row.rank and row.verdict != VERDICTS[-1]]
+    unsafe = [row for row in board.reward if row.rank and row.verdict == VERDICTS[-1]]
+    yield _table(REWARD_HEADER, map(_reward_cells, safe))
+    if unsafe:
+        yield "---\n"
+        yield _table(REWARD_HEADER, map(_reward_cells, unsafe))
+    unranked = [row for row in board.reward if not row.rank]
+    if unranked:
+        yield "### Not ranked\n"
+        yield _table(("agent", "kind", "why"), [(_name(row), row.kind, row.reason) for row in unranked])
+
+
+def _safety_cells(row: Row) -> Sequence[str]:
+    feasible, seeds = row.seeds
+    verdicts = " / ".join(str(row.count(verdict)) for verdict in VERDICTS)
+    crash_rate = _interval(*row.crash_rate) if row.crash_rate else "-"
+    numbers = (_number(row.cost_ratio), crash_rate, _number(row.training_violations))
+    return (str(row.rank), _name(row), row.kind, verdicts, f"{feasible}/{seeds}", *numbers)
+
+
+def _reward_cells(row: Row) -> Sequence[str]:
+    score = _number(row.score) + ("*" if row.provisional else "")
+    seeds = str(row.seeds[1])
+    return (str(row.rank), _name(row), row.kind, row.verdict or "-", score, _number(row.cost_ratio), seeds)
+
+
+def _details(entries: Sequence[Entry]) -> Iterator[str]:
+    groups: dict[tuple[str, int, str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.suite, entry.suite_version, entry.game_digest, entry.budget), []).append(entry)
+    if groups:
+        yield "## Per suite\n"
+        yield "Returns are undiscounted and raw, means over evaluation episodes and seeds.\n"
+    for (suite, version, _, budget), group in groups.items():
+        remark = f" ({group[0].reason})" if group[0].reason else ""
+        yield f"### {suite}@{version}, budget {budget}{remark}\n"
+        yield _table(DETAIL_HEADER, map(_detail_cells, group))
+
+
+def _detail_cells(entry: Entry) -> Sequence[str]:
+    score = entry.score
+    mean, worst = sum(score.cost_ratios) / score.seeds, max(score.cost_ratios)
+    returns = map(_number, (score.leader_return, score.follower_return, score.total_return))
+    normalised = _number(score.score) + ("*" if score.provisional else "")
+    ratios = (_cost(score, mean), _cost(score, worst))
+    rates = (_interval(score.crashes / score.episodes, *score.crash_interval), _number(score.arrival_rate))
+    seeds = str(score.seeds) + _mark(score.enough_seeds)
+    end = (score.verdict, _number(score.training_violations))
+    return (_escape(entry.agent), entry.kind, seeds, *returns, normalised, *ratios, *rates, *end)
+
+
+def _cost(score: SuiteScore, ratio: float) -> str:
+    """Return a ratio; where a limit of 0 was violated, the rate of violating episodes with its interval."""
+    violations = score.zero_limit_violations
+    if not violations:
+        return _number(ratio)
+    low, high = clopper_pearson(violations, score.episodes)
+    return "rate " + _interval(violations / score.episodes, low, high)
+
+
+def _sources(leaderboard: Leaderboard) -> Iterator[str]:
+    yield "## Where the numbers come from\n"
+    if leaderboard.references:
+        rows = [
+            (f"{suite}@{version}", budget, _number(ref.random), _number(ref.best), _source(ref.source, ref.provisional))
+            for suite, version, budget, ref in leaderboard.references
+        ]
+        yield _table(("suite", "budget", "random return (score 0)", "reference return (score 1)", "reference"), rows)
+    if leaderboard.variants:
+        yield "Runs of one agent that differ in more than the seed are never mixed. Apart from the main variant:\n"
+        yield "\n".join(f"- {_escape(name)}: {_escape(change)}" for name, change in leaderboard.variants.items()) + "\n"
+    superseded = f" ({leaderboard.superseded} more were superseded by a later run of the same seed)"
+    yield f"{leaderboard.records} run records{superseded if leaderboard.superseded else ''}, made with:\n"
+    yield "\n".join(f"- {package} {', '.join(found)}" for package, found in leaderboard.versions.items()) + "\n"
+    yield "The same tables are in `leaderboard.json` and, per suite, in `leaderboard.csv`. To rebuild all three from"
+    yield "the records run `safemarl-bench leaderboard`; `--check` says whether they are current.\n"
+
+
+def _source(name: str, provisional: bool) -> str:
+    return f"{name} (provisional)*" if provisional else name or "none"
+
+
+def _name(row: Row) -> str:
+    return _escape(row.agent) + _mark(row.enough_seeds)
+
+
+def _mark(enough_seeds: bool) -> str:
+    return "" if enough_seeds else " †"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{round(value, 3) + 0.0:.3f}"
+
+
+def _interval(rate: float, low: float, high: float) -> str:
+    return f"{_number(rate)} [{_number(low)}, {_number(high)}]"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    if len(lines) == 2:
+        return "None yet.\n"
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
