@@ -1,1 +1,1 @@
-"""Benchmarks (pytest-benchmark); collected only when named: `pytest suites/perf -n0`."""
+"""Benchmarks (pytest-benchmark); collected only when named: `pytest suites/perf/bench_stackelberg.py -n0`."""

@@ -1,0 +1,74 @@
+"""CSQ, constrained Stackelberg Q-learning: Zheng & Gu, *Safe MARL with Bilevel Optimization in Autonomous
+Driving*, Algorithm 1. Discrete actions; one leader (1), one follower (2).
+
+Critics Q1, Q2 (rewards) and G1, G2 (costs) of the global state, one output per joint action (a1, a2).
+
+Equilibrium at a state, equation (10), on the online tables, with d_i the discounted limits:
+
+    b(a1) = argmax over {a2 : G2(a1, a2) <= d2} of Q2(a1, a2)
+    a1*   = argmax over {a1 : b(a1) defined, G1(a1, b(a1)) <= d1} of Q1(a1, b(a1)),    a2* = b(a1*)
+
+Acting: the equilibrium, or with chance epsilon a uniform joint action. Learning, on a uniform batch:
+
+    (a1', a2') = equilibrium at s'
+    y_i = r_i + gamma (1 - done_i) Q_i_targ(s', a1', a2')     loss (Q_i(s, a1, a2) - y_i)^2
+    g_i = c_i + gamma (1 - done_i) G_i_targ(s', a1', a2')     loss (G_i(s, a1, a2) - g_i)^2
+    targ <- rho targ + (1 - rho) online, every few updates
+
+Deviations from the authors' code, which are corrections of it: the done mask has the shape of the
+batch, so that episodes end; the next pair is chosen at s', not at s; the leader anticipates the
+follower's answer instead of maximising Q1 over both actions; infeasible states fall back to the
+least violation instead of ignoring the constraints. Done agents play their neutral action, have no
+value left, and are left out of the losses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from safemarl_bench.contract import AgentContext
+from safemarl_bench.learning import Decision, JointQAgent, JointQConfig, discounted_limits
+from safemarl_bench.stackelberg import solve
+
+
+@dataclasses.dataclass(frozen=True)
+class CSQConfig(JointQConfig):
+    """CSQ adds nothing to what every joint-action Q learner can set."""
+
+
+def equilibrium(tables: torch.Tensor, d_leader: torch.Tensor, d_follower: torch.Tensor) -> torch.Tensor:
+    """Return the pairs of equation (10), (B,) int64 indices ``a1 * m2 + a2``.
+
+    Args:
+        tables: (2 + K1 + K2, B, m1, m2): Q1, Q2, the leader's K1 cost tables, the follower's K2.
+        d_leader, d_follower: (K1,) and (K2,) discounted limits.
+    """
+    split = 2 + len(d_leader)
+    g_leader, g_follower = tables[2:split], tables[split:]
+    selection = solve(tables[0], tables[1], g_leader, g_follower, d_leader, d_follower, semantics="csq10")
+    pairs: torch.Tensor = selection.leader * tables.shape[-1] + selection.follower
+    return pairs
+
+
+class CSQ(JointQAgent):
+    """Constrained Stackelberg Q-learning."""
+
+    Config: ClassVar[type] = CSQConfig
+
+    def __init__(self, context: AgentContext, config: Any) -> None:
+        """See `JointQAgent`."""
+        super().__init__(context, config)
+        self.d_leader, self.d_follower = (discounted_limits(context, agent) for agent in self.joint.agents)
+
+    def greedy(self, decision: Decision) -> torch.Tensor:
+        """Return the equilibrium of every table."""
+        return equilibrium(decision.tables, self.d_leader, self.d_follower)
+
+    def explore(self, decision: Decision, rng: np.random.Generator) -> np.ndarray:
+        """Return uniform joint actions."""
+        rows, columns = self.joint.shape
+        return rng.integers(rows * columns, size=len(decision.features))

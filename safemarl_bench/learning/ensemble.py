@@ -1,0 +1,139 @@
+"""Several small networks as one: batched matrix products over one flat parameter vector.
+
+C perceptrons of equal shape are evaluated by one `torch.baddbmm` per layer, differentiated by hand
+(cheaper than autograd at this size, where calls cost more than arithmetic) and moved by one Adam
+step on the flat vector.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+
+
+class Ensemble:
+    """C multilayer perceptrons with ReLU between their layers.
+
+    Attributes:
+        members: C. widths: n_0 (inputs), hidden widths, n_L (outputs).
+        parameters: (P,) float32; layer by layer the weights (C, n_l, n_{l+1}), then the biases (C, 1, n_{l+1}).
+        gradient: (P,) float32, what `backward` wrote last.
+    """
+
+    def __init__(self, members: int, widths: tuple[int, ...], generator: torch.Generator) -> None:
+        """Draw all parameters from U(-1/sqrt(n_l), 1/sqrt(n_l)), torch's default for linear layers.
+
+        Args:
+            members: C.
+            widths: at least inputs and outputs.
+            generator: the only source of randomness.
+        """
+        self.members, self.widths = members, widths
+        count = sum(members * (fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
+        self.parameters = torch.empty(count)
+        self.gradient = torch.zeros(count)
+        self._layers = self._views(self.parameters)
+        self._gradient_layers = self._views(self.gradient)
+        for weight, bias in self._layers:
+            bound = 1.0 / math.sqrt(weight.shape[1])
+            weight.uniform_(-bound, bound, generator=generator)
+            bias.uniform_(-bound, bound, generator=generator)
+
+    def _views(self, flat: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        views, start = [], 0
+        for fan_in, fan_out in pairwise(self.widths):
+            middle = start + self.members * fan_in * fan_out
+            end = middle + self.members * fan_out
+            weight = flat[start:middle].view(self.members, fan_in, fan_out)
+            views.append((weight, flat[middle:end].view(self.members, 1, fan_out)))
+            start = end
+        return views
+
+    def forward(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Return the activations of every layer: the inputs first, the outputs last.
+
+        Args:
+            inputs: (B, n_0), the same for all members, or (C, B, n_0).
+
+        Returns:
+            tensors (C, B, n_l), l = 0..L.
+        """
+        activations = [inputs.expand(self.members, *inputs.shape[-2:])]
+        for weight, bias in self._layers[:-1]:
+            activations.append(torch.baddbmm(bias, activations[-1], weight).relu_())
+        weight, bias = self._layers[-1]
+        activations.append(torch.baddbmm(bias, activations[-1], weight))
+        return activations
+
+    def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return (C, B, n_L) for inputs (B, n_0) or (C, B, n_0)."""
+        return self.forward(inputs)[-1]
+
+    def backward(self, activations: list[torch.Tensor], output_gradient: torch.Tensor) -> torch.Tensor:
+        """Backpropagate a gradient through the first rows of a forward pass.
+
+        Args:
+            activations: what `forward` returned, of B rows or more.
+            output_gradient: (C, B, n_L), derivative of the loss by the first B rows of the outputs.
+
+        Returns:
+            (P,) the derivative by the parameters, in `gradient` (overwritten by the next call).
+        """
+        rows = output_gradient.shape[1]
+        delta = output_gradient
+        for layer in reversed(range(len(self._layers))):
+            below = activations[layer][:, :rows]
+            weight_gradient, bias_gradient = self._gradient_layers[layer]
+            torch.bmm(below.mT, delta, out=weight_gradient)
+            torch.sum(delta, 1, keepdim=True, out=bias_gradient)
+            if layer:
+                delta = torch.bmm(delta, self._layers[layer][0].mT).mul_(below.sign())  # ReLU: 0 or 1
+        return self.gradient
+
+    def finite_members(self) -> torch.Tensor:
+        """Return whether all parameters of each network are finite, (C,) bool."""
+        finite = [view.isfinite().flatten(1).all(dim=1) for layer in self._layers for view in layer]
+        return torch.stack(finite).all(dim=0)
+
+
+class Adam:
+    """Adam (Kingma & Ba, 2015) on one flat vector, with the arithmetic of `torch.optim.Adam`.
+
+    Attributes:
+        mean, square: (P,) float32, the moments. steps: done so far.
+    """
+
+    def __init__(
+        self, parameters: torch.Tensor, rate: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> None:
+        """Start with zero moments.
+
+        Args:
+            parameters: (P,), changed in place by `step`.
+            rate: learning rate.
+        """
+        self.parameters, self.rate, self.betas, self.eps = parameters, rate, betas, eps
+        self.mean = torch.zeros_like(parameters)
+        self.square = torch.zeros_like(parameters)
+        self.steps = 0
+
+    def step(self, gradient: torch.Tensor) -> None:
+        """Move the parameters against `gradient`, (P,)."""
+        self.steps += 1
+        beta_mean, beta_square = self.betas
+        self.mean.lerp_(gradient, 1.0 - beta_mean)
+        self.square.mul_(beta_square).addcmul_(gradient, gradient, value=1.0 - beta_square)
+        correction = math.sqrt(1.0 - beta_square**self.steps)
+        denominator = self.square.sqrt().div_(correction).add_(self.eps)
+        self.parameters.addcdiv_(self.mean, denominator, value=-self.rate / (1.0 - beta_mean**self.steps))
+
+    def tensors(self, prefix: str) -> dict[str, torch.Tensor]:
+        """Return the moments, named for a checkpoint."""
+        return {f"{prefix}.adam_mean": self.mean, f"{prefix}.adam_square": self.square}
+
+
+def soft_update(target: torch.Tensor, online: torch.Tensor, rho: float) -> None:
+    """``target <- rho * target + (1 - rho) * online``, in place: rho is the share of the old target."""
+    target.lerp_(online, 1.0 - rho)

@@ -1,0 +1,110 @@
+"""One leader and one follower with discrete actions: joint actions as cells of an (m1, m2) table.
+
+Rows are the leader's actions, columns the follower's; a pair (i, j) has the index ``i * m2 + j``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import gymnasium
+import numpy as np
+import torch
+
+from safemarl_bench.contract import AgentContext, Arrays, discounted_limit
+from safemarl_bench.errors import ContractError
+
+
+@dataclasses.dataclass(frozen=True)
+class JointActions:
+    """The joint action table of a game.
+
+    Attributes:
+        agents: names of leader and follower.
+        shape: (m1, m2).
+        starts: the number of each agent's first action (0 in most spaces).
+        neutral: row and column of the actions executed for done agents.
+    """
+
+    agents: tuple[str, str]
+    shape: tuple[int, int]
+    starts: tuple[int, int]
+    neutral: tuple[int, int]
+
+    @classmethod
+    def of(cls, context: AgentContext) -> JointActions:
+        """Return the table of a game.
+
+        Raises:
+            ContractError: not exactly one leader and one follower, or a space that is not Discrete.
+        """
+        if len(context.leader) != 1 or len(context.followers) != 1:
+            raise ContractError(
+                "joint action tables need one leader and one follower, "
+                f"got {list(context.leader)} and {list(context.followers)}"
+            )
+        leader, follower = context.agents
+        row_space, column_space = (context.action_spaces[agent] for agent in (leader, follower))
+        for agent, space in ((leader, row_space), (follower, column_space)):
+            if not isinstance(space, gymnasium.spaces.Discrete):
+                raise ContractError(f"joint action tables need Discrete actions, {agent!r} has {space}")
+        assert isinstance(row_space, gymnasium.spaces.Discrete)
+        assert isinstance(column_space, gymnasium.spaces.Discrete)
+        starts = (int(row_space.start), int(column_space.start))
+        row, column = (int(context.neutral_actions[agent]) for agent in (leader, follower))
+        neutral = (row - starts[0], column - starts[1])
+        return cls((leader, follower), (int(row_space.n), int(column_space.n)), starts, neutral)
+
+    def pairs(self, actions: Arrays) -> np.ndarray:
+        """Return pair indices (E,) int64 of actions, agent -> (E,)."""
+        rows, columns = (actions[agent] - start for agent, start in zip(self.agents, self.starts, strict=True))
+        pairs: np.ndarray = rows * self.shape[1] + columns
+        return pairs
+
+    def actions(self, pairs: np.ndarray, alive: np.ndarray) -> Arrays:
+        """Return agent -> (E,) int64 for pair indices (E,); the neutral action where alive (2, E) is false."""
+        indices = np.where(alive, np.stack(np.divmod(pairs, self.shape[1])), np.array(self.neutral)[:, None])
+        return {agent: indices[k] + self.starts[k] for k, agent in enumerate(self.agents)}
+
+
+def respect_done(
+    tables: torch.Tensor, alive: torch.Tensor, owner: torch.Tensor, neutral: tuple[int, int]
+) -> torch.Tensor:
+    """Return tables in which a done agent has no choice and nothing at stake.
+
+    Where an agent is done, every one of its rows (columns) is a copy of its neutral one, so that an
+    equilibrium of the table is an equilibrium with its action fixed; its own values and costs are 0,
+    whatever the networks say.
+
+    Args:
+        tables: (C, B, m1, m2).
+        alive: (2, B) bool, leader and follower.
+        owner: (C,) int64, 0 or 1: whose value each table is.
+        neutral: row and column of the neutral actions.
+    """
+    if bool(alive.all()):
+        return tables
+    row, column = neutral
+    tables = torch.where(alive[0, :, None, None], tables, tables[:, :, row : row + 1, :])
+    tables = torch.where(alive[1, :, None, None], tables, tables[:, :, :, column : column + 1])
+    return tables.masked_fill(~alive[owner][:, :, None, None], 0.0)
+
+
+def discounted_limits(context: AgentContext, agent: str) -> torch.Tensor:
+    """Return the limits of an agent's discounted costs-to-go, (K,) float32.
+
+    Raises:
+        ContractError: the agent has no constraint.
+    """
+    limits = context.cost_limits[agent]
+    if not limits:
+        raise ContractError(f"a constrained learner needs at least one cost limit per agent, {agent!r} has none")
+    return torch.tensor([discounted_limit(limit, context.gamma, context.horizon) for limit in limits])
+
+
+def draw_cells(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return one uniformly drawn true cell per row, (E,) int64; mask: (E, M) bool with a true cell in every row."""
+    counts = mask.sum(axis=1)
+    nth = (rng.random(len(mask)) * counts).astype(np.int64)
+    cells: np.ndarray = (mask.cumsum(axis=1) <= nth[:, None]).sum(axis=1)
+    return cells

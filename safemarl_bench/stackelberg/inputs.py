@@ -1,0 +1,201 @@
+"""Input checks of the equilibrium core: everything a backend relies on is established here, once."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from safemarl_bench.errors import SolveError, nearest
+from safemarl_bench.stackelberg.selection import Constraint, Problem, is_tensor
+
+SEMANTICS = ("mip13", "csq10")
+TIES = ("optimistic", "pessimistic")
+FALLBACKS = ("least_violation", "none", "raise", "max_q1")
+
+_FLOATS: dict[str, Any] = {
+    "float32": np.float32,
+    "float64": np.float64,
+    "torch.float32": np.float32,
+    "torch.float64": np.float64,
+}
+
+
+def check_option(what: str, value: Any, known: Iterable[str]) -> None:
+    """Raise `SolveError` with the nearest name unless `value` is in `known`."""
+    if value not in known:
+        raise SolveError(f"unknown {what} {value!r}: {nearest(str(value), known)}")
+
+
+def read_problem(
+    tables: tuple[Any, Any, Any, Any], d: tuple[Any, Any], semantics: str, tie: str, fallback: str, scale: Any
+) -> Problem:
+    """Check the input of `solve` and return it in the form that backends take.
+
+    Raises:
+        SolveError: anything that the docstring of `solve` calls invalid.
+    """
+    check_option("semantics", semantics, SEMANTICS)
+    check_option("tie", tie, TIES)
+    check_option("fallback", fallback, FALLBACKS)
+    q_leader, q_follower, g_leader, g_follower = check_tables(("Q1", "Q2", "G1", "G2"), tables)
+    shape = q_leader.shape
+    if q_follower.shape != shape:
+        raise SolveError(f"Q1 and Q2 must have one shape (..., m1, m2), got {tuple(shape)} and {_shape(q_follower)}")
+    # The sum of finite numbers may overflow; only then (or when something is wrong) each table is looked at.
+    if not math.isfinite(_total(q_leader, q_follower)):
+        for name, table in (("Q1", q_leader), ("Q2", q_follower)):
+            _reject(name, "NaN or infinite", _where(table, np.isfinite, negate=True))
+    return Problem(
+        q_leader,
+        q_follower,
+        _read_constraints("1", g_leader, d[0], shape),
+        _read_constraints("2", g_follower, d[1], shape),
+        semantics,
+        tie,
+        fallback,
+        check_scale(scale, q_leader),
+    )
+
+
+def read_constraints(
+    tables: tuple[Any, Any], d: tuple[Any, Any], *, constraint_axis: bool
+) -> tuple[tuple[Constraint, ...], tuple[Constraint, ...]]:
+    """Check costs-to-go that come without rewards-to-go, and return the leader's and the follower's constraints.
+
+    Args:
+        tables: G1, G2 of shape (..., m1, m2), or (K, ..., m1, m2) with `constraint_axis`.
+        d: the thresholds, as in `solve`.
+        constraint_axis: whether the leading axis counts constraints.
+    """
+    g_leader, g_follower = check_tables(("G1", "G2"), tables)
+    if constraint_axis and min(g_leader.ndim, g_follower.ndim) < 3:
+        raise SolveError(f"with constraint_axis G1 must be (K, ..., m1, m2), got {_shape(g_leader)}")
+    shape = g_leader.shape[1:] if constraint_axis else g_leader.shape
+    return _read_constraints("1", g_leader, d[0], shape), _read_constraints("2", g_follower, d[1], shape)
+
+
+def check_tables(names: tuple[str, ...], tables: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the tables, cut off from any graph, once library, dtype, device and axes are known to be right."""
+    first = tables[0]
+    tensors = is_tensor(first)
+    dtype = first.dtype if tensors or isinstance(first, np.ndarray) else None
+    if dtype is not None and str(dtype) not in _FLOATS:
+        raise SolveError(f"tables must be float32 or float64, got {names[0]} of dtype {dtype}")
+    for name, table in zip(names, tables, strict=True):
+        if dtype is None or is_tensor(table) is not tensors or not (tensors or isinstance(table, np.ndarray)):
+            got = ", ".join(f"{n} {type(t).__module__}.{type(t).__name__}" for n, t in zip(names, tables, strict=True))
+            raise SolveError(f"tables must be all numpy arrays or all torch tensors, got {got}")
+        if table.dtype != dtype:
+            raise SolveError(f"tables must have one dtype, got {names[0]} {dtype} and {name} {table.dtype}")
+        if tensors and table.device != first.device:
+            raise SolveError(f"tables must be on one device, got {names[0]} {first.device} and {name} {table.device}")
+        if table.ndim < 2 or 0 in table.shape[-2:]:
+            raise SolveError(f"{name} must be (..., m1, m2) with at least one action each, got shape {_shape(table)}")
+    if tensors and any(table.requires_grad for table in tables):
+        return tuple(table.detach() for table in tables)
+    return tables
+
+
+def check_scale(scale: Any, like: Any) -> tuple[float, float]:
+    """Return the two weights of the agents' violations, rounded to the dtype of the table `like`."""
+    if scale == (1.0, 1.0):
+        return (1.0, 1.0)
+    try:
+        first, second = (_round(float(weight), like) for weight in scale)
+    except (TypeError, ValueError):
+        first = second = math.nan
+    if not (0.0 < first < math.inf and 0.0 < second < math.inf):
+        raise SolveError(f"scale must be two positive finite numbers (leader, follower), got {scale!r}")
+    return first, second
+
+
+def _read_constraints(agent: str, table: Any, d: Any, shape: Any) -> tuple[Constraint, ...]:
+    """Pair the costs-to-go of one agent with their thresholds; K constraints iff the table has one axis more."""
+    name = f"G{agent}"
+    if table.shape == shape:
+        constraints: tuple[Constraint, ...] = ((table, _read_threshold(agent, d, table, shape[:-2])),)
+    elif table.shape[1:] == shape and table.shape[0] > 0:
+        limits = _read_threshold_array(agent, d, table, (table.shape[:1], table.shape[:-2]))
+        constraints = tuple((table[k], _spread(limits[k])) for k in range(table.shape[0]))
+    else:
+        raise SolveError(
+            f"{name} must have the shape {tuple(shape)} of the other tables, or (K, ...) in front of it, "
+            f"got {_shape(table)}"
+        )
+    if math.isnan(_total(table)):  # also where +inf meets -inf, which is legal
+        _reject(name, "NaN", _where(table, np.isnan))
+    return constraints
+
+
+def _read_threshold(agent: str, d: Any, table: Any, states: Any) -> Any:
+    if isinstance(d, numbers.Real) and not isinstance(d, bool):
+        if math.isnan(d):
+            raise SolveError(f"d{agent} must not be NaN")
+        return _round(float(d), table)
+    limits = _read_threshold_array(agent, d, table, ((), states))
+    return _spread(limits)
+
+
+def _read_threshold_array(agent: str, d: Any, table: Any, shapes: tuple[Any, ...]) -> Any:
+    """Return thresholds as an array of the table's library, dtype and device, of one of the shapes."""
+    if is_tensor(d):
+        if not is_tensor(table) or d.device != table.device:
+            raise SolveError(f"d{agent} must be a number or of the library and device of the tables, got {d!r}")
+        limits = d.detach().to(table.dtype)
+    else:
+        try:
+            numbers_given = np.array(d)
+        except ValueError as error:
+            raise SolveError(f"d{agent} must be a number or an array of numbers, got {d!r}") from error
+        if numbers_given.dtype.kind not in "iuf":
+            raise SolveError(f"d{agent} must be a number or an array of numbers, got {d!r}")
+        with np.errstate(over="ignore"):
+            limits = numbers_given.astype(_FLOATS[str(table.dtype)])
+        if is_tensor(table):
+            limits = sys.modules["torch"].from_numpy(limits).to(table.device)
+    if tuple(limits.shape) not in [tuple(shape) for shape in shapes]:
+        wanted = " or ".join(dict.fromkeys(str(tuple(shape)) for shape in shapes))
+        raise SolveError(f"d{agent} must have shape {wanted} beside G{agent} of {_shape(table)}, got {_shape(limits)}")
+    if math.isnan(_total(limits)):
+        _reject(f"d{agent}", "NaN", _where(limits, np.isnan))
+    return limits
+
+
+def _spread(limits: Any) -> Any:
+    return limits[..., None, None] if limits.ndim else limits
+
+
+def _round(number: float, like: Any) -> float:
+    """Round a Python number to the table's dtype, so that every library compares with the same threshold."""
+    with np.errstate(over="ignore"):
+        return float(_FLOATS[str(like.dtype)](number))
+
+
+def _total(*tables: Any) -> float:
+    """Return the sum of all entries: NaN or infinite if any of them is (and sometimes when none is)."""
+    total = tables[0]
+    with np.errstate(all="ignore"):
+        for table in tables[1:]:
+            total = total + table
+        return float(total.sum())
+
+
+def _where(table: Any, test: Any, *, negate: bool = False) -> np.ndarray:
+    """Return the indices (n, ndim) of the entries that pass (or fail) the test."""
+    found = test(table.cpu().numpy() if is_tensor(table) else table)
+    return np.argwhere(~found if negate else found)
+
+
+def _reject(name: str, what: str, indices: np.ndarray) -> None:
+    if len(indices):
+        at = tuple(map(int, indices[0]))
+        raise SolveError(f"{name} has {len(indices)} {what} entries, the first at {at}; expected none")
+
+
+def _shape(table: Any) -> tuple[int, ...]:
+    return tuple(table.shape)

@@ -1,0 +1,170 @@
+"""The MIP backends: exact where their tolerances allow it, loud where they do not."""
+
+import contextlib
+import faulthandler
+import sys
+
+import numpy as np
+import pytest
+
+from safemarl_bench import stackelberg
+from safemarl_bench.errors import InexactSolve, MissingDependency, SolveError
+from safemarl_bench.stackelberg import cvxpy_backend, highs_backend, mip, scipy_backend
+
+MIPS = ("cvxpy", "highs", "scipy")
+
+
+@pytest.fixture(params=MIPS)
+def backend(request):
+    """A MIP backend; a solver that hangs is killed with a traceback."""
+    faulthandler.dump_traceback_later(300, exit=True)
+    yield request.param
+    faulthandler.cancel_dump_traceback_later()
+
+
+def assert_as_good_as_the_oracle(args, backend, **options):
+    """One state: the pair is certified (inside `solve`) and its numbers are those of the oracle."""
+    found = stackelberg.solve(*args, backend=backend, **options)
+    oracle = stackelberg.solve(*args, backend="python", **options)
+    for name in ("feasible", "value_leader", "violation", "n_safe", "runner_up"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(oracle, name), err_msg=name)
+
+
+def check_instances(instances, kind, backend, count):
+    rng = np.random.default_rng(21)
+    for number in range(count):
+        shape = tuple(rng.integers(1, 6, 2))
+        semantics = ("mip13", "csq10")[number % 2]
+        dtype = (np.float64, np.float32)[number // 2 % 2]
+        case = instances(kind, rng, (), shape, dtype=dtype, constraints=(None, 2)[number // 4 % 2])
+        fallback = ("least_violation", "none", "max_q1")[number % 3]
+        assert_as_good_as_the_oracle(case.args, backend, semantics=semantics, fallback=fallback)
+
+
+def test_mips_are_as_good_as_the_oracle(instances, kind, backend):
+    check_instances(instances, kind, backend, 56)
+
+
+@pytest.mark.slow
+def test_mips_are_as_good_as_the_oracle_on_a_thousand_states_each(instances, kind, backend):
+    check_instances(instances, kind, backend, 170)
+
+
+def test_mips_solve_the_relaxed_program_where_enumeration_falls_back(instances, backend):
+    rng = np.random.default_rng(22)
+    for kind in ("normal", "tied integers"):
+        q1, q2, g1, g2, _, d2 = instances(kind, rng, (15,), (3, 3)).args
+        d1 = g1.min() - 0.5
+        fallback = stackelberg.solve(q1, q2, g1, g2, d1, d2)
+        violation = np.maximum(0, g1 - d1) + np.maximum(0, g2 - d2)
+        relaxed = stackelberg.solve(
+            q1, q2, violation, np.zeros_like(q1), violation.min((-2, -1)), 0, backend=backend, fallback="raise"
+        )
+        np.testing.assert_array_equal(relaxed.value_leader, fallback.value_leader)
+        at = np.arange(15), relaxed.leader, relaxed.follower
+        np.testing.assert_array_equal(violation[at], fallback.violation)
+
+
+def test_mips_tell_the_two_semantics_apart(backend):
+    q1, q2 = np.array([[5.0, 3.0], [4.0, 2.0]]), np.array([[9.0, 1.0], [6.0, 7.0]])
+    g1, g2 = np.array([[9.0, 0.0], [0.0, 0.0]]), np.zeros((2, 2))
+    joint = stackelberg.solve(q1, q2, g1, g2, 1, 1, backend=backend)
+    own = stackelberg.solve(q1, q2, g1, g2, 1, 1, semantics="csq10", backend=backend)
+    assert (joint.leader, joint.follower) == (0, 1)
+    assert (own.leader, own.follower) == (1, 1)
+    first_row = [table[:1] for table in (q1, q2, g1, g2)]
+    assert not stackelberg.solve(*first_row, 1, 1, semantics="csq10", backend=backend).feasible
+
+
+def test_mips_never_return_a_wrong_pair_on_the_near_tie_ladder(backend):
+    # A third reply spans the row, so that scaling it to [0, 1] does not separate the other two.
+    q1, g = np.array([[10.0, 0.0, 0.0], [5.0, 5.0, 5.0]]), np.zeros((2, 3))
+    refused = {}
+    for gap in 10.0 ** -np.arange(3, 13):
+        q2 = np.array([[1.0, 1.0 + gap, 0.0], [0.0, -1.0, -1.0]])
+        try:
+            found = stackelberg.solve(q1, q2, g, g, 0, 0, backend=backend)
+        except InexactSolve:
+            refused[gap] = True
+        else:
+            assert (found.leader, found.value_leader) == (1, 5.0)
+    assert 1e-3 not in refused
+    assert 1e-4 not in refused
+
+
+def test_a_near_tie_below_the_tolerance_is_refused(backend):
+    q1, g = np.array([[10.0, 0.0, 0.0], [5.0, 5.0, 5.0]]), np.zeros((2, 3))
+    q2 = np.array([[1.0, 1.0 + 1e-8, 0.0], [0.0, -1.0, -1.0]])
+    with pytest.raises(InexactSolve, match=rf"{backend}.*\(0, 0\).*follower_best.*numpy"):
+        stackelberg.solve(q1, q2, g, g, 0, 0, backend=backend)
+
+
+def test_the_two_column_near_tie_is_refused_by_the_unscaled_program_and_solved_by_the_scaled_one(backend):
+    args = (np.array([[10.0, 0.0], [5.0, 5.0]]), np.array([[1.0, 1.0 + 1e-8], [0.0, -1.0]]), *np.zeros((2, 2, 2)), 0, 0)
+    if backend == "cvxpy":
+        with pytest.raises(InexactSolve):
+            stackelberg.solve(*args, backend=backend)
+    else:
+        assert stackelberg.solve(*args, backend=backend).value_leader == 5.0
+
+
+def test_mips_hold_a_limit_to_the_last_bit(backend):
+    limit = 0.1
+    q1, q2 = np.array([[9.0], [1.0]]), np.zeros((2, 1))
+    g1, g2 = np.array([[np.nextafter(limit, 1)], [limit]]), np.zeros((2, 1))
+    assert stackelberg.solve(q1, q2, g1, g2, limit, 0, backend=backend).leader == 1
+    assert stackelberg.solve(q1, q2, g2, g1, 0, limit, backend=backend).leader == 1
+
+
+@pytest.mark.parametrize("cost", [np.inf, -np.inf, 1e300])
+def test_extreme_costs_go_through_every_mip(backend, cost):
+    q = np.arange(4.0).reshape(2, 2)
+    g = np.array([[0.0, cost], [cost, 0.0]])
+    found = stackelberg.solve(q, q, g, g, 1, 1, backend=backend)
+    assert (found.leader, found.follower) == (1, 1)
+    assert found.value_leader == 3.0
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-12, 1e12, 1e150])
+def test_rewards_of_any_magnitude_are_solved_by_the_scaled_programs_and_never_wrong(backend, scale):
+    rng = np.random.default_rng(23)
+    refusals = (InexactSolve, SolveError) if backend == "cvxpy" else ()
+    for _ in range(5):
+        q1, q2 = scale * rng.normal(size=(2, 3, 3))
+        g = np.zeros((3, 3))
+        with contextlib.suppress(*refusals):
+            assert_as_good_as_the_oracle((q1, q2, g, g, 0, 0), backend)
+
+
+def test_mips_refuse_pessimistic_ties_and_name_the_backends_that_know_them(backend):
+    tables = np.zeros((4, 2, 2))
+    with pytest.raises(SolveError, match=r"pessimistic.*numpy, python or torch"):
+        stackelberg.solve(*tables, 0, 0, tie="pessimistic", backend=backend)
+
+
+def test_a_wrong_claim_of_infeasibility_is_caught(backend, monkeypatch):
+    module = {"cvxpy": cvxpy_backend, "highs": highs_backend, "scipy": scipy_backend}[backend]
+    monkeypatch.setattr(
+        module, "solve_each", lambda problem, name, _: mip.solve_each(problem, name, lambda state: None)
+    )
+    with pytest.raises(InexactSolve, match="not safe"):
+        stackelberg.solve(*np.zeros((4, 2, 2)), 0, 0, backend=backend)
+
+
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+def test_a_time_limit_is_an_error_and_not_infeasibility(monkeypatch):
+    rng = np.random.default_rng(24)
+    q1, q2 = rng.normal(size=(2, 12, 12))
+    g = rng.normal(size=(12, 12))
+    for module, name in ((highs_backend, "highs"), (scipy_backend, "scipy"), (cvxpy_backend, "cvxpy")):
+        monkeypatch.setattr(module, "TIME_LIMIT", 1e-9)
+        with pytest.raises(SolveError, match=rf"backend '{name}' at state \(\): no answer"):
+            stackelberg.solve(q1, q2, g, g, 0, 0, semantics="csq10", backend=name)
+
+
+def test_a_missing_solver_names_the_extra(monkeypatch):
+    for name in ("cvxpy", "highs"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "highspy", None)
+            with pytest.raises(MissingDependency, match=r'highspy.*pip install "safemarl-bench\[mip\]"'):
+                stackelberg.solve(*np.zeros((4, 2, 2)), 0, 0, backend=name)
