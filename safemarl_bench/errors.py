@@ -35,7 +35,7 @@ class CheckpointError(SafeMARLBenchError):
 
 
 class SolveError(SafeMARLBenchError, ValueError):
-    """The input of the equilibrium core is invalid (shape, dtype, NaN, option)."""
+    """The equilibrium core cannot answer: invalid input (shape, dtype, NaN, option), or a solver gave up."""
 
 
 class InfeasibleState(SafeMARLBenchError):

@@ -34,8 +34,6 @@ from safemarl_bench.training import Interrupted, Trainer
 DEFAULT_RESULTS = "smb-results"
 DEFAULT_EPISODES = 100
 SMOKE_EPISODES = 20
-FULL_SERIES_EPISODES = 500
-"""Up to this many evaluation episodes a record keeps every one; above, a summary and a hash."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +215,7 @@ def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRec
             "wall_seconds": round(time.perf_counter() - clock, 2),
         },
         train=trainer.log.section(),
-        eval=evaluation if cell.episodes <= FULL_SERIES_EPISODES else summarise_evaluation(evaluation),
+        eval=summarise_evaluation(evaluation),
         checkpoint=_keep_policy(policy, results, cell),
     )
     path, _ = write_record(record, results)

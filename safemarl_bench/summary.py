@@ -26,7 +26,7 @@ def results_table(paths: Sequence[Path]) -> str:
     The verdict is that of all the given records of the same suite and agent.
     """
     records = [(read_record(path), path) for path in paths]
-    header = "suite agent seed budget return leader follower cost/limit crashes verdict record".split()
+    names = "suite agent seed budget return leader follower cost/limit crashes verdict record"
     rows = []
     for record, path in records:
         same = [other for other, _ in records if (other.suite, other.agent) == (record.suite, record.agent)]
@@ -48,7 +48,7 @@ def results_table(paths: Sequence[Path]) -> str:
             )
         )
     note = "cost/limit: largest mean cost per episode over its limit (at most 1 is within); a verdict needs 5 seeds"
-    return format_table(header, rows) + "\n" + note
+    return format_table(names.split(), rows) + "\n" + note
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -84,8 +84,9 @@ def describe(record: RunRecord) -> str:
         totals = [sum(values) for values in zip(*record.train["returns"].values(), strict=True)]
         lines += [
             "",
-            f"training    {record.train['totals']['episodes']:,} episodes, {record.train['totals']['collisions']:,} with"
-            f" a collision, {record.training_violations:.1f} violating decisions per 1,000",
+            f"training    {record.train['totals']['episodes']:,} episodes,"
+            f" {record.train['totals']['collisions']:,} with a collision,"
+            f" {record.training_violations:.1f} violating decisions per 1,000",
             f"return by training decision (log scale), {min(totals):.1f} to {max(totals):.1f}:",
             f"  {sparkline(totals)}",
         ]

@@ -8,6 +8,7 @@ A poor score is not a failure here; the leaderboard says whether an agent is goo
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ from safemarl_bench.rollout import Rollout
 from safemarl_bench.runner import Cell
 
 
-def test_measurement_is_sound(cell: Cell, record: RunRecord):
+def test_measurement_is_sound(cell: Cell, record: RunRecord) -> None:
     """The record holds what was asked for: finite returns, costs >= 0, all episodes, within the horizon."""
     assert record.cell == canonical(cell.section(), "cell")
     assert record.episodes == cell.episodes
@@ -33,7 +34,7 @@ def test_measurement_is_sound(cell: Cell, record: RunRecord):
         assert record.train["totals"]["episodes"] >= cell.steps // cell.spec.horizon
 
 
-def test_first_evaluation_episode_replays(cell: Cell, record: RunRecord, results_dir):
+def test_first_evaluation_episode_replays(cell: Cell, record: RunRecord, results_dir: Path) -> None:
     """The saved agent, loaded afresh, plays the first held-out episode again exactly."""
     if is_summary(record.eval):
         pytest.skip("the record keeps a summary, not single episodes")
@@ -49,7 +50,7 @@ def test_first_evaluation_episode_replays(cell: Cell, record: RunRecord, results
     assert tally.length == record.eval["length"][0]
 
 
-def test_scores_keep_what_is_certified(cell: Cell, record: RunRecord, pytestconfig: pytest.Config):
+def test_scores_keep_what_is_certified(cell: Cell, record: RunRecord, pytestconfig: pytest.Config) -> None:
     """Scores that the suite's data file certifies, and with --assert-thresholds the limits of its costs."""
     certified = dict(cell.spec.certified.get(cell.budget, {}).get(cell.agent, {}))
     if pytestconfig.option.assert_thresholds:

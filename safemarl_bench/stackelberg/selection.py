@@ -84,9 +84,7 @@ def to_numpy(problem: Problem) -> Problem:
 def to_torch(problem: Problem) -> Problem:
     """Return the problem with torch tensors on the CPU, from NumPy arrays."""
     torch = sys.modules["torch"]
-    return _map_arrays(
-        problem, lambda value: torch.tensor(value) if isinstance(value, np.ndarray | np.generic) else value
-    )
+    return _map_arrays(problem, lambda value: torch.tensor(value) if isinstance(value, np.ndarray) else value)
 
 
 def like(selection: Selection, table: Any) -> Selection:

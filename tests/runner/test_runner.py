@@ -133,7 +133,7 @@ def test_a_corrupt_checkpoint_is_named(tmp_path, monkeypatch):
         run(tmp_path)
     (damaged,) = (tmp_path / "in_progress").rglob("counter.safetensors")
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="cannot resume from .*; delete that folder to start again"):
+    with pytest.raises(CheckpointError, match=r"cannot resume from .*; delete that folder to start again"):
         run(tmp_path)
 
 
@@ -176,16 +176,16 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path, settings,
 
 def test_an_unwritable_results_directory_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RecordError, match="results directory .* cannot be written: Not a directory"):
+    with pytest.raises(RecordError, match=r"results directory .* cannot be written: Not a directory"):
         run(tmp_path / "file")
 
 
 def test_a_cell_that_runs_elsewhere_is_left_alone(tmp_path):
     cell = runner.resolve_cell("toy", AGENT, budget="smoke", episodes=4)
     (tmp_path / "in_progress").mkdir()
-    with runner.filelock.FileLock(tmp_path / "in_progress" / f"{runner.cell_key(cell)}.lock"):
-        with pytest.raises(RecordError, match="is being run by another process"):
-            run(tmp_path)
+    lock = runner.filelock.FileLock(tmp_path / "in_progress" / f"{runner.cell_key(cell)}.lock")
+    with lock, pytest.raises(RecordError, match="is being run by another process"):
+        run(tmp_path)
     assert run(tmp_path).episodes == 4
 
 

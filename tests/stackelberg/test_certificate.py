@@ -101,6 +101,14 @@ def test_an_unsafe_pair_is_rejected():
     assert not held.follower_best
 
 
+def test_a_row_that_violates_more_is_rejected_by_leader_best_though_its_reward_is_the_same():
+    q, g1, zero = np.ones((2, 1)), np.array([[2.0], [1.0]]), np.zeros((2, 1))
+    least = stackelberg.solve(q, q, g1, zero, 0, 0)
+    assert (least.leader, least.violation) == (1, 1.0)
+    held = stackelberg.verify((q, q, g1, zero), (0, 0), least._replace(leader=np.array(0), violation=np.array(2.0)))
+    assert (bool(held.safe), bool(held.follower_best), bool(held.leader_best)) == (True, True, False)
+
+
 def test_nothing_selected_passes_only_where_nothing_is_safe():
     ones = np.ones((1, 2))
     none = stackelberg.solve(ones, ones, ones, ones, 0, 0, fallback="none")
