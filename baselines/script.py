@@ -98,7 +98,7 @@ class Search:
         """
         self.spec, self.game, self.budget, self.seed = spec, game, budget, check_seed(seed)
         self.played = 0
-        self.bar = tqdm.tqdm(total=budget, unit="episode", desc=f"script for {spec.name}")
+        self.bar = tqdm.tqdm(total=budget + VALIDATION_SPAWNS, unit="episode", desc=f"script for {spec.name}")
         self.choices = [self._choices(agents) for agents in (spec.leader, spec.followers)]
 
     def _choices(self, agents: Sequence[str]) -> list[int]:
@@ -175,6 +175,10 @@ class Search:
         returns, best = max(found, key=lambda pair: float(pair[0].mean()))
         return float(returns.mean()), best
 
+    def validate(self, sequences: Sequences) -> float:
+        """Return the mean return on `VALIDATION_SPAWNS` spawns that the search has not seen."""
+        return float(np.mean([self.play(sequences, SPAWNS + k)[0] for k in range(VALIDATION_SPAWNS)]))
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search for a suite's script and print its table; return the exit code."""
@@ -191,14 +195,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         spec = get_suite(options.suite)
         search = Search(spec, make(options.suite), budget=options.episodes, seed=options.seed)
         mean, best = search.run()
-        fresh = [search.play(best, SPAWNS + k)[0] for k in range(VALIDATION_SPAWNS)]
+        fresh = search.validate(best)
         search.bar.close()
     except SafeMARLBenchError as error:
         print(error, file=sys.stderr)
         return 2
     print(
         f"[agents.script] # best of {options.episodes:,} search episodes, seed {options.seed}: "
-        f"mean return {mean:.2f} on its {SPAWNS} spawns, {np.mean(fresh):.2f} on {VALIDATION_SPAWNS} fresh ones"
+        f"mean return {mean:.2f} on its {SPAWNS} spawns, {fresh:.2f} on {VALIDATION_SPAWNS} fresh ones"
     )
     print(f"leader = {best[0].tolist()}")
     print(f"follower = {best[1].tolist()}")

@@ -1,7 +1,8 @@
 """Checkpoints without pickles: tensors as safetensors, the rest as JSON, each file written at once or not at all.
 
 A checkpoint called `name` is two files in a folder, ``name.safetensors`` and ``name.json``. The
-JSON holds the sha256 of the tensors, so that halves of two different checkpoints are told apart.
+JSON holds a sha256 over both contents, so that edited files, and halves of two different
+checkpoints, are told apart.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ def write_checkpoint(folder: Path, name: str, tensors: Mapping[str, np.ndarray],
         CheckpointError: `meta` is no JSON, or the folder cannot be written.
     """
     payload = safetensors.numpy.save({key: np.ascontiguousarray(tensors[key]) for key in sorted(tensors)})
-    document = {"format": FORMAT, "tensors_sha256": hashlib.sha256(payload).hexdigest(), "meta": dict(meta)}
     try:
-        text = json.dumps(document, sort_keys=True, allow_nan=False)
+        document = {"format": FORMAT, "meta": json.loads(json.dumps(dict(meta), allow_nan=False))}
+        text = json.dumps(document | {"sha256": _digest(payload, document["meta"])}, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"meta of checkpoint {name!r} is no JSON: {error}") from error
     try:
@@ -61,8 +62,8 @@ def read_checkpoint(folder: Path, name: str) -> tuple[dict[str, np.ndarray], dic
         payload = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"checkpoint file {path} cannot be read: {error.strerror}") from error
-    if hashlib.sha256(payload).hexdigest() != document["tensors_sha256"]:
-        raise CheckpointError(f"checkpoint file {path} is not the one that {name}.json describes")
+    if _digest(payload, document["meta"]) != document["sha256"]:
+        raise CheckpointError(f"checkpoint file {path} is not the one that {name}.json was written with")
     try:
         return safetensors.numpy.load(payload), document["meta"]
     except safetensors.SafetensorError as error:
@@ -78,9 +79,13 @@ def _read_document(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint file {path} is corrupt: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint file {path} is not of format {FORMAT!r}")
-    if not isinstance(document.get("meta"), dict) or not isinstance(document.get("tensors_sha256"), str):
-        raise CheckpointError(f"checkpoint file {path} lacks its meta or the digest of its tensors")
+    if not isinstance(document.get("meta"), dict) or not isinstance(document.get("sha256"), str):
+        raise CheckpointError(f"checkpoint file {path} lacks its meta or its sha256")
     return document
+
+
+def _digest(payload: bytes, meta: Any) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode() + payload).hexdigest()
 
 
 def _replace(path: Path, payload: bytes) -> None:

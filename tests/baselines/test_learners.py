@@ -20,6 +20,7 @@ from safemarl_bench.baselines.mip_pcsq import equilibrium as mip_equilibrium
 
 from safemarl_bench.contract import AgentContext, Features, Observation, Transition, build_config
 from safemarl_bench.errors import CheckpointError, ContractError, RegistryError
+from safemarl_bench.learning import Batch
 from safemarl_bench.rng import generator
 
 GAMMA = 0.9
@@ -289,6 +290,47 @@ def test_the_actors_gradient_equals_autograd():
     q_follower = torch.randn(3, 2, 4, generator=rng)
     (-(logits.softmax(2) * q_follower).sum(2).mean()).backward()
     torch.testing.assert_close(actor_gradient(logits.detach(), q_follower), logits.grad)
+
+
+def bi_ac_with_answers(rows):
+    """A Bi-AC whose actor's logits are rows[a1] and whose leader prefers action 0 everywhere."""
+    agent = build("bi_ac", hidden=[], actor_rate=0.1)
+    for network in (agent.actor, agent.critics.online):
+        network.parameters.zero_()
+    agent.actor.parameters[:12].view(6, 2)[4:] = torch.tensor(rows)
+    agent.critics.online.parameters[-8:-4] = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    return agent
+
+
+def test_where_the_leader_is_done_bi_acs_follower_answers_the_neutral_action():
+    agent = bi_ac_with_answers([[1.0, 0.0], [0.0, 1.0]])
+    observation = Games().observe(np.zeros(2, np.int64))
+    observation.alive["l"][0] = False
+    actions = agent.act(observation, explore=False, rng=np.random.default_rng(0))
+    assert actions["l"].tolist() == [NEUTRAL[0], 0]
+    assert actions["f"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("alive", "expected"),
+    [
+        ((True, True), [1, 0]),
+        ((False, True), [0, 0]),  # every row learns what is best against the neutral action
+        ((True, False), None),  # nothing to learn
+    ],
+)
+def test_the_actor_learns_the_best_answers_and_nothing_from_done_agents(alive, expected):
+    agent = bi_ac_with_answers([[0.0, 0.0], [0.0, 0.0]])
+    before = agent.actor.parameters.clone()
+    nothing = torch.zeros(1, 8)
+    batch = Batch(nothing, nothing, torch.tensor([0]), torch.zeros(2, 1), torch.tensor([[alive[0]], [alive[1]]]), None)
+    outputs = torch.tensor([[[0.0, 0, 0, 0]], [[1.0, 2, 4, 3]]])
+    for _ in range(5):
+        agent.after_update(np.array([0]), batch, outputs, torch.zeros(2, 1))
+    if expected is None:
+        assert torch.equal(agent.actor.parameters, before)
+    else:
+        assert agent.actor_activations(nothing)[-1].view(2, 2).argmax(dim=1).tolist() == expected
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(trained, tmp_path):

@@ -56,6 +56,14 @@ def test_halves_of_two_checkpoints_are_told_apart(tmp_path):
         read_checkpoint(tmp_path / "b", "agent")
 
 
+def test_edited_meta_is_refused(tmp_path):
+    write_checkpoint(tmp_path, "agent", TENSORS, META)
+    path = tmp_path / "agent.json"
+    path.write_text(path.read_text().replace('"step": 7', '"step": 8'))
+    with pytest.raises(CheckpointError, match="is not the one"):
+        read_checkpoint(tmp_path, "agent")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps({"format": "other/1"}), "\xff"])
 def test_foreign_json_is_refused(tmp_path, text):
     write_checkpoint(tmp_path, "agent", TENSORS, META)

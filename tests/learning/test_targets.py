@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safemarl_bench.baselines.csq import CSQ, CSQConfig
+from safemarl_bench.baselines.mip_pcsq import MIPPCSQ, MIPPCSQConfig
 
 from safemarl_bench.contract import AgentContext, Features, Observation, Transition
 from safemarl_bench.errors import ContractError
@@ -134,9 +135,10 @@ def test_an_ended_agents_untrained_outputs_do_not_enter_the_choice(agent):
 
 
 def test_an_agent_that_was_done_before_has_no_loss(agent):
+    write(agent.critics.online, np.full((4, 2, 2), 100.0).tolist(), ONLINE_NEXT)
     late = transition(before=(False, True), after=(False, True))
     late_errors = errors(agent, late)
-    assert late_errors[:, 0].tolist() == pytest.approx([0, ONGOING[1], 0, ONGOING[3]])
+    assert late_errors[:, 0].tolist() == pytest.approx([0, 100 + ONGOING[1], 0, 100 + ONGOING[3]])
     assert squared_losses(late_errors, torch.ones(1))[[0, 2]].tolist() == [0, 0]
 
 
@@ -150,6 +152,25 @@ def test_masks_belong_to_their_own_row_of_a_batch(agent):
     )
     assert batch_errors.shape == (4, 3)
     assert batch_errors.T.tolist() == [pytest.approx(ONGOING), pytest.approx(ENDED), pytest.approx(ONGOING)]
+
+
+@pytest.mark.parametrize(("decisions", "beta"), [(0, 0.4), (5, 0.7), (10, 1.0)])
+def test_prioritised_updates_descend_the_weighted_squared_errors(decisions, beta):
+    agent = MIPPCSQ(CONTEXT, MIPPCSQConfig(hidden=(), batch_size=4, learning_starts=0, learning_rate=0.0))
+    agent.critics.online.parameters.zero_()
+    agent.critics.target.parameters.zero_()
+    ended = transition(terminated=(True, True), after=(False, False))
+    for scale in (1.0, 2.0, 4.0):
+        agent.observe(ended._replace(costs={"l": np.array([[scale]]), "f": np.array([[0.0]])}))
+    agent.replay.update(np.arange(3), np.array([1.0, 1.0, 2.0]))  # the four strata are rows 0, 1, 2, 2
+    agent.decisions = decisions
+    agent.learn()
+    # N P = 3/4, 3/4, 3/2: weights 1, 1, 2^-beta. The errors of G1 are minus the costs.
+    by_hand = 2 / 4 * (-1 * 1 - 1 * 2 - 2 * 2**-beta * 4)
+    biases = agent.critics.online.gradient[-16:].view(4, 4)
+    assert biases[2].tolist() == pytest.approx([0, 0, by_hand, 0])
+    # Priorities are |dQ1| + |dQ2| + |dG1| + |dG2| = 5 + 7 + cost.
+    assert agent.replay.priorities[0, :3] == pytest.approx((12.001 + np.array([1, 2, 4])) ** 0.6)
 
 
 def test_games_that_are_over_are_not_remembered(agent):
