@@ -25,7 +25,7 @@ import numpy as np
 import pettingzoo
 
 from safemarl_bench.driving.scenario import SCENARIOS, Settings, Spawn, TwoVehicles
-from safemarl_bench.errors import ContractError
+from safemarl_bench.errors import ContractError, RegistryError, nearest
 from safemarl_bench.registry import SuiteSpec
 from safemarl_bench.rng import check_seed, generator
 
@@ -36,6 +36,7 @@ ARRIVAL_REWARDS = (10.0, 5.0)
 REMAINING_REWARD = 5.0
 COLLISION_COST = 5.0
 GAP_COST = 1.0
+RENDER_MODES = ("human", "rgb_array")
 SIGHT = 200.0
 """The other vehicle is not observed beyond this distance, m."""
 
@@ -50,11 +51,18 @@ def make(spec: SuiteSpec, *, backend: str = "highway", render_mode: str | None =
         overrides: values in place of the data file's ``[env]``, see `Settings`.
 
     Raises:
-        RegistryError: an unknown setting.
+        RegistryError: an unknown setting or render mode, or a spawn that is not given for each agent.
     """
+    if render_mode is not None and render_mode not in RENDER_MODES:
+        raise RegistryError(f"unknown render mode {render_mode!r}: {nearest(str(render_mode), RENDER_MODES)}")
     values = dict(spec.env)
     scenario = SCENARIOS[values.pop("scenario")]
-    return DrivingGame(spec, scenario(Settings.from_values({**values, **overrides}), render_mode))
+    settings = Settings.from_values({**values, **overrides})
+    for key in ("spawn_position", "spawn_speed"):
+        given = getattr(settings, key)
+        if not isinstance(given, Mapping) or set(given) != set(spec.roles):
+            raise RegistryError(f"{key} needs one number for each of {', '.join(spec.roles)}, got {given!r}")
+    return DrivingGame(spec, scenario(settings, render_mode))
 
 
 class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]
@@ -77,7 +85,7 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore
         self.metadata = {
             "name": f"{spec.name}@{spec.version}",
             "roles": {"leader": list(spec.leader), "followers": list(spec.followers)},
-            "render_modes": ["human", "rgb_array"],
+            "render_modes": list(RENDER_MODES),
         }
         self.possible_agents = list(spec.roles)
         self.agents: list[str] = []
@@ -90,8 +98,7 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore
         self._decision = 0
         self._ranks: dict[str, int] = {}
         self._too_close = False
-        self._seed: int | None = None
-        self._episode = 0
+        self._next_episode = (secrets.randbelow(2**31), "train", 0)
 
     def observation_space(self, agent: str) -> gymnasium.Space[np.ndarray]:
         """Return the agent's observation space, the same object at each call."""
@@ -107,30 +114,28 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore
         """Start an episode.
 
         Args:
-            seed: of the spawn noise; None goes on to the next episode of the last seed.
-            options: "stream" ("train", "evaluation" or "search") and "episode", with a seed; others are ignored,
-                as PettingZoo asks.
+            seed: of the spawn noise; None goes on to the next episode of the last seed and stream, and of a
+                seed from the operating system the first time.
+            options: "stream" ("train" by default, "evaluation" or "search") and "episode" (0 by default); others
+                are ignored, as PettingZoo asks.
 
         Raises:
-            SafeMARLBenchError: an unknown stream, or a number out of range.
+            SafeMARLBenchError: an unknown stream, or a number out of range; the running episode is left as it is.
         """
         options = dict(options or {})
-        if seed is not None:
-            self._seed, self._episode = check_seed(seed), check_seed(options.get("episode", 0), "episode")
-        elif self._seed is None:
-            self._seed, self._episode = secrets.randbelow(2**31), 0
-        else:
-            self._episode += 1
-        self.scene.spawn(self._draw_spawns(options.get("stream", "train")))
+        seed, stream, episode = self._next_episode if seed is None else (check_seed(seed), "train", 0)
+        stream, episode = options.get("stream", stream), check_seed(options.get("episode", episode), "episode")
+        self.scene.spawn(self._draw_spawns(stream, seed, episode))
+        self._next_episode = (seed, stream, episode + 1)
         self.agents = list(self.possible_agents)
         self._decision = 0
         self._ranks = {}
         return self._observations(self.agents), self._infos(self.agents, dict.fromkeys(self.agents, 0.0))
 
-    def _draw_spawns(self, stream: str) -> list[Spawn]:
+    def _draw_spawns(self, stream: str, seed: int, episode: int) -> list[Spawn]:
         settings, spawns = self.scene.settings, []
         for index, agent in enumerate(self.possible_agents):
-            noise = generator(stream, self._seed or 0, self._episode, index).uniform(-1.0, 1.0, size=2)
+            noise = generator(stream, seed, episode, index).uniform(-1.0, 1.0, size=2)
             spawns.append(
                 Spawn(
                     settings.spawn_position[agent] + settings.noise_position * float(noise[0]),
@@ -176,7 +181,7 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore
         if not self.agents:
             raise ContractError("step: no episode is running; call reset first")
         if not isinstance(actions, Mapping) or set(actions) != set(self.agents):
-            given = sorted(actions) if isinstance(actions, Mapping) else type(actions).__name__
+            given = list(actions) if isinstance(actions, Mapping) else type(actions).__name__
             raise ContractError(f"step takes one action for each live agent {self.agents}, got {given}")
         for agent, action in actions.items():
             if not isinstance(action, int | np.integer) or isinstance(action, bool):
@@ -252,7 +257,13 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore
         }
 
     def render(self) -> np.ndarray | None:
-        """Draw the scene with upstream's renderer; an image (height, width, 3) uint8 in mode "rgb_array"."""
+        """Draw the scene with upstream's renderer; an image (height, width, 3) uint8 in mode "rgb_array".
+
+        Raises:
+            ContractError: the game was made without a render mode.
+        """
+        if self.render_mode is None:
+            raise ContractError("render: the game has no render mode; make it with render_mode='rgb_array' or 'human'")
         image: np.ndarray | None = self.scene.render()
         return image
 

@@ -61,8 +61,8 @@ def lower_bound(lane: Any) -> Bound:
         (x0, y0), (dx, dy), length = lane.start.tolist(), lane.direction.tolist(), float(lane.length)
 
         def along_axis(x: float, y: float) -> float:
-            longitudinal = (x - x0) * dx + (y - y0) * dy
-            lateral = abs((y - y0) * dx - (x - x0) * dy) - amplitude
+            longitudinal: float = (x - x0) * dx + (y - y0) * dy
+            lateral: float = abs((y - y0) * dx - (x - x0) * dy) - amplitude
             return max(lateral, 0.0) + max(longitudinal - length, 0.0) + max(-longitudinal, 0.0)
 
         return along_axis

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 from highway_env.envs.common.abstract import AbstractEnv
+from highway_env.envs.common.graphics import EnvViewer
 from highway_env.envs.common.observation import ObservationType
 from highway_env.envs.merge_env import MergeEnv
 from highway_env.envs.roundabout_env import RoundaboutEnv
@@ -95,6 +96,7 @@ class TwoVehicles(AbstractEnv):  # type: ignore[misc]
 
     LANES: ClassVar[tuple[tuple[str, str, int], ...]]
     DESTINATION: ClassVar[str | None] = None
+    viewer: EnvViewer | None
 
     def __init__(self, settings: Settings, render_mode: str | None = None) -> None:
         """Build the scene, with the vehicles at their mean spawns."""
@@ -146,11 +148,10 @@ class TwoVehicles(AbstractEnv):  # type: ignore[misc]
             actions: one meta-action per vehicle; that of a vehicle which has left the road is ignored.
         """
         self.time += 1 / POLICY_HZ
+        for action, action_type in zip(actions, self.action_type.agents_action_types, strict=True):
+            if action_type.controlled_vehicle in self.road.vehicles:
+                action_type.act(action)
         for frame in range(SIMULATION_HZ // POLICY_HZ):
-            if frame == 0:
-                for action, action_type in zip(actions, self.action_type.agents_action_types, strict=True):
-                    if action_type.controlled_vehicle in self.road.vehicles:
-                        action_type.act(action)
             self.road.act()
             self.road.step(1 / SIMULATION_HZ)
             self.steps += 1
@@ -158,6 +159,13 @@ class TwoVehicles(AbstractEnv):  # type: ignore[misc]
             if frame < SIMULATION_HZ // POLICY_HZ - 1:
                 self._automatic_rendering()
         self.enable_auto_render = False
+
+    def render(self) -> Any:
+        """Draw the scene; upstream leaves the image black under SDL's dummy driver, common on headless machines."""
+        if self.viewer is None:
+            self.viewer = EnvViewer(self)
+        self.viewer.enabled = True
+        return super().render()
 
     def in_zone(self, vehicle: Any) -> bool:
         """Whether a vehicle is where the gap counts."""
