@@ -1,0 +1,262 @@
+"""The game's promises: the parallel API, refusals, and no hidden randomness."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import safemarl_bench as smb
+from safemarl_bench.errors import ContractError, RegistryError, SafeMARLBenchError
+
+SUITES = ("merge", "roundabout")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_suite_keeps_the_contract(suite: str) -> None:
+    smb.testing.check_suite(suite)
+
+
+def finish(game: Any) -> None:
+    while game.agents:
+        game.step(dict.fromkeys(game.agents, 3))
+
+
+def fingerprint(game: Any) -> tuple[Any, ...]:
+    """Return all that a refused call must leave alone."""
+    scene = game.scene
+    cars = [(*car.position, car.speed, car.heading, car.target_speed) for car in scene.controlled_vehicles]
+    lanes = [(car.lane_index, car.target_lane_index, car.crashed) for car in scene.controlled_vehicles]
+    return tuple(game.agents), game.state().tolist(), cars, lanes, scene.time, scene.steps, len(scene.road.vehicles)
+
+
+def test_a_step_before_the_first_reset_is_refused() -> None:
+    with pytest.raises(ContractError, match="call reset first"):
+        smb.make("merge").step({"leader": 1, "follower": 1})
+
+
+def test_a_step_after_the_end_is_refused(roundabout: Any) -> None:
+    finish(roundabout)
+    before = fingerprint(roundabout)
+    for actions in ({}, {"leader": 1, "follower": 1}):
+        with pytest.raises(ContractError, match="call reset first"):
+            roundabout.step(actions)
+    assert fingerprint(roundabout) == before
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        {},
+        {"leader": 1},
+        {"leader": 1, "follower": 1, "third": 1},
+        {"leader": 1, "folower": 1},
+        {"leader": 1, None: 1},
+        [1, 1],
+        (1, 1),
+        None,
+        1,
+    ],
+    ids=repr,
+)
+def test_anything_but_one_action_for_each_live_agent_is_refused(merge: Any, actions: Any) -> None:
+    before = fingerprint(merge)
+    with pytest.raises(ContractError, match=r"one action for each live agent \['leader', 'follower'\], got "):
+        merge.step(actions)
+    assert fingerprint(merge) == before
+
+
+@pytest.mark.parametrize(
+    "action",
+    [1.0, True, np.True_, "1", "IDLE", None, float("nan"), np.float32(1.0), np.array(1), np.array([1]), [1], 1 + 0j],
+    ids=repr,
+)
+def test_an_action_that_is_no_integer_is_refused(merge: Any, action: Any) -> None:
+    before = fingerprint(merge)
+    for agent in merge.agents:
+        with pytest.raises(ContractError, match=f"action of '{agent}' must be an integer, got {type(action).__name__}"):
+            merge.step({**dict.fromkeys(merge.agents, 3), agent: action})
+    assert fingerprint(merge) == before
+
+
+@pytest.mark.parametrize("action", [-1, 5, 2**40, np.int64(-1), np.uint8(5)], ids=repr)
+def test_an_action_out_of_range_is_refused(merge: Any, action: Any) -> None:
+    before = fingerprint(merge)
+    for agent in merge.agents:
+        with pytest.raises(ContractError, match=f"action of '{agent}' must be in 0..4, got {action}"):
+            merge.step({**dict.fromkeys(merge.agents, 3), agent: action})
+    assert fingerprint(merge) == before
+
+
+def test_an_action_for_a_done_agent_is_refused(merge: Any) -> None:
+    while len(merge.agents) == 2:
+        merge.step({"leader": 1, "follower": 1})
+    assert merge.agents == ["leader"]
+    before = fingerprint(merge)
+    with pytest.raises(ContractError, match=r"each live agent \['leader'\], got \['leader', 'follower'\]"):
+        merge.step({"leader": 1, "follower": 1})
+    assert fingerprint(merge) == before
+    merge.step({"leader": 1})
+
+
+@pytest.mark.parametrize("integer", [int, np.int64, np.int32, np.uint8])
+def test_every_integer_type_is_an_action(merge: Any, integer: type) -> None:
+    merge.step({"leader": integer(3), "follower": integer(4)})
+    assert [vehicle.target_speed for vehicle in merge.scene.controlled_vehicles] == [30, 20]
+
+
+def test_a_refused_step_does_not_change_what_follows(make_quiet: Any) -> None:
+    clean, disturbed = make_quiet("roundabout"), make_quiet("roundabout")
+    while clean.agents:
+        with pytest.raises(ContractError):
+            disturbed.step({**dict.fromkeys(clean.agents, 3), clean.agents[-1]: 9})
+        mine = clean.step(dict.fromkeys(clean.agents, 3))
+        assert str(disturbed.step(dict.fromkeys(disturbed.agents, 3))) == str(mine)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.0, True, "1"], ids=repr)
+def test_a_bad_seed_or_episode_is_refused_and_the_episode_goes_on(merge: Any, seed: Any) -> None:
+    merge.step({"leader": 3, "follower": 4})
+    before = fingerprint(merge)
+    with pytest.raises(SafeMARLBenchError, match="seed must be an integer"):
+        merge.reset(seed=seed)
+    with pytest.raises(SafeMARLBenchError, match="episode must be an integer"):
+        merge.reset(seed=0, options={"episode": seed})
+    assert fingerprint(merge) == before
+
+
+def test_an_unknown_stream_is_refused_with_the_nearest_and_the_next_episode_stays_the_next() -> None:
+    game = smb.make("merge")
+    game.reset(seed=5, options={"episode": 1})
+    expected = game.state().tolist()
+    game.reset(seed=5, options={"episode": 0})
+    before = fingerprint(game)
+    for seed in (None, 8):
+        with pytest.raises(SafeMARLBenchError, match="did you mean 'evaluation'"):
+            game.reset(seed=seed, options={"stream": "evaluate"})
+    assert fingerprint(game) == before
+    game.reset()
+    assert game.state().tolist() == expected
+
+
+def test_options_of_others_are_ignored_as_pettingzoo_asks() -> None:
+    game = smb.make("merge")
+    game.reset(seed=5)
+    expected = game.state().tolist()
+    game.reset(seed=5, options={"options": 1})
+    assert game.state().tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"noise_positon": 0.0}, "no setting 'noise_positon': did you mean 'noise_position'"),
+        ({"horizon": 3}, "no setting 'horizon'"),
+        ({"scenario": "roundabout"}, "no setting 'scenario'"),
+        ({"render_mode": "rgb"}, "unknown render mode 'rgb': did you mean 'rgb_array'"),
+        ({"spawn_position": {"leader": 70.0}}, "spawn_position needs one number for each of leader, follower"),
+        ({"spawn_speed": 25.0}, "spawn_speed needs one number for each of leader, follower, got 25.0"),
+        ({"backend": "highwya"}, "no backend 'highwya': did you mean 'highway'"),
+    ],
+    ids=str,
+)
+def test_an_unknown_setting_is_refused_with_the_nearest(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(RegistryError, match=message):
+        smb.make("merge", **setting)
+
+
+def test_overrides_change_the_game(make_quiet: Any) -> None:
+    positions, speeds = {"leader": 60.0, "follower": 80.0}, {"leader": 24.0, "follower": 20.0}
+    game = make_quiet("merge", spawn_position=positions, spawn_speed=speeds, target_speeds=[10, 20, 30])
+    np.testing.assert_array_equal(game.state()[[0, 2, 4, 6]], np.array([60, 24, 80, 20], np.float32))
+    game.step({"leader": 4, "follower": 4})
+    assert [vehicle.target_speed for vehicle in game.scene.controlled_vehicles] == [10, 10]
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_an_episode_touches_no_global_random_state_and_does_not_depend_on_it(suite: str) -> None:
+    traces = []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the state that must not matter
+        torch.manual_seed(seed)
+        before = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
+        game = smb.make(suite)
+        trace: list[Any] = []
+        game.action_space("leader").seed(seed)
+        game.reset(seed=3)
+        while game.agents:
+            game.action_space("leader").sample()
+            game.step({agent: (len(trace) + len(agent)) % 5 for agent in game.agents})
+            trace.append(game.state().tolist())
+        game.reset()
+        trace.append(game.state().tolist())
+        after = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
+        assert before == after
+        traces.append(trace)
+    assert traces[0] == traces[1]
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_copy_in_mid_episode_plays_on_by_itself(suite: str) -> None:
+    everywhere = {"merge": 0.0, "roundabout": 1e3}[suite]  # so that each decision costs something
+    game = smb.make(suite, zone=everywhere, gap=1e3)
+    game.reset(seed=2)
+    game.step({"leader": 3, "follower": 4})
+    copied = copy.deepcopy(game)
+    before = fingerprint(game)
+    futures = []
+    for one in (copied, game):
+        if one is game:
+            assert fingerprint(game) == before
+        answers = []
+        while one.agents:
+            answers.append(str(one.step(dict.fromkeys(one.agents, 3))))
+        futures.append(answers)
+    assert futures[0] == futures[1]
+    assert "array([1.])" in futures[0][0]
+
+
+@pytest.mark.parametrize("driver", ["dummy", None])
+@pytest.mark.parametrize("suite", SUITES)
+def test_rendering_gives_an_image_of_the_scene_and_closes_twice(
+    suite: str, driver: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if driver:
+        monkeypatch.setenv("SDL_VIDEODRIVER", driver)
+    else:
+        monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
+    game = smb.make(suite, render_mode="rgb_array")
+    assert game.render_mode in game.metadata["render_modes"]
+    game.reset(seed=0)
+    first = game.render()
+    game.step({"leader": 1, "follower": 1})
+    second = game.render()
+    game.close()
+    game.close()
+    for image in (first, second):
+        assert image.dtype == np.uint8
+        assert image.ndim == 3
+        assert image.shape[2] == 3
+        assert len(np.unique(image)) > 3
+    assert (first != second).any()
+
+
+def test_rendering_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    drawn, plain = smb.make("merge", render_mode="human"), smb.make("merge")
+    drawn.reset(seed=1)
+    plain.reset(seed=1)
+    while plain.agents:
+        answers = [str(game.step(dict.fromkeys(game.agents, 3))) for game in (drawn, plain)]
+        assert answers[0] == answers[1]
+    drawn.close()
+
+
+def test_rendering_without_a_render_mode_is_refused(merge: Any) -> None:
+    with pytest.raises(ContractError, match="render_mode='rgb_array'"):
+        merge.render()
