@@ -37,6 +37,8 @@ REMAINING_REWARD = 5.0
 COLLISION_COST = 5.0
 GAP_COST = 1.0
 RENDER_MODES = ("human", "rgb_array")
+SPAWN_STREAMS = ("train", "evaluation", "search")
+"""The random streams that an episode may come from; the others are the agents' own."""
 SIGHT = 200.0
 """The other vehicle is not observed beyond this distance, m."""
 
@@ -51,18 +53,21 @@ def make(spec: SuiteSpec, *, backend: str = "highway", render_mode: str | None =
         overrides: values in place of the data file's ``[env]``, see `Settings`.
 
     Raises:
-        RegistryError: an unknown setting or render mode, or a spawn that is not given for each agent.
+        RegistryError: an unknown scenario, setting or render mode, a value that cannot be used, or a spawn that
+            is not given for each agent.
     """
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise RegistryError(f"unknown render mode {render_mode!r}: {nearest(str(render_mode), RENDER_MODES)}")
     values = dict(spec.env)
-    scenario = SCENARIOS[values.pop("scenario")]
+    scenario = values.pop("scenario", None)
+    if scenario not in SCENARIOS:
+        raise RegistryError(f"suite {spec.name}: unknown scenario {scenario!r}: {nearest(str(scenario), SCENARIOS)}")
     settings = Settings.from_values({**values, **overrides})
     for key in ("spawn_position", "spawn_speed"):
         given = getattr(settings, key)
-        if not isinstance(given, Mapping) or set(given) != set(spec.roles):
+        if set(given) != set(spec.roles):
             raise RegistryError(f"{key} needs one number for each of {', '.join(spec.roles)}, got {given!r}")
-    return DrivingGame(spec, scenario(settings, render_mode))
+    return DrivingGame(spec, SCENARIOS[scenario](settings, render_mode))
 
 
 class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]
@@ -120,11 +125,14 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore
                 are ignored, as PettingZoo asks.
 
         Raises:
-            SafeMARLBenchError: an unknown stream, or a number out of range; the running episode is left as it is.
+            ContractError: an unknown stream.
+            SafeMARLBenchError: a number out of range. Either way the running episode is left as it is.
         """
         options = dict(options or {})
         seed, stream, episode = self._next_episode if seed is None else (check_seed(seed), "train", 0)
         stream, episode = options.get("stream", stream), check_seed(options.get("episode", episode), "episode")
+        if stream not in SPAWN_STREAMS:
+            raise ContractError(f"unknown spawn stream {stream!r}: {nearest(str(stream), SPAWN_STREAMS)}")
         self.scene.spawn(self._draw_spawns(stream, seed, episode))
         self._next_episode = (seed, stream, episode + 1)
         self.agents = list(self.possible_agents)

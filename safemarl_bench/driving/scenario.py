@@ -7,6 +7,7 @@ they spawn, a look at every simulation frame, and no pandas observation, which w
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ POLICY_HZ = 1
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The numbers of a scenario that its suite file gives.
+    """The numbers of a scenario that its suite file gives; a value that cannot be used is a `RegistryError`.
 
     Attributes:
         gap: centre distance below which a decision costs, m.
@@ -50,6 +51,29 @@ class Settings:
     noise_position: float
     noise_speed: float
 
+    def __post_init__(self) -> None:
+        """Refuse here what would otherwise fail, or be misread, in the middle of an episode."""
+        for key in ("gap", "zone", "finish"):
+            self._require(key, "a finite number", _is_number)
+        for key in ("noise_position", "noise_speed"):
+            self._require(key, "a number that is not negative", lambda given: _is_number(given) and given >= 0)
+        for key in ("spawn_position", "spawn_speed"):
+            self._require(
+                key,
+                "one number for each agent",
+                lambda given: isinstance(given, Mapping) and all(map(_is_number, given.values())),
+            )
+        self._require("speed_band", "two numbers, low before high", lambda given: len(_steps(given)) == 1)
+        # Upstream finds the target nearest to a speed by dividing, which is right on an even grid only.
+        self._require(
+            "target_speeds", "two or more evenly spaced numbers, rising", lambda given: _is_even(_steps(given))
+        )
+
+    def _require(self, key: str, expected: str, holds: Callable[[Any], bool]) -> None:
+        given = getattr(self, key)
+        if not holds(given):
+            raise RegistryError(f"{key} needs {expected}, got {given!r}")
+
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Settings:
         """Build settings from a suite file's table and overrides.
@@ -67,6 +91,22 @@ class Settings:
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return cls(**fields)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _steps(values: Any) -> list[float]:
+    """Return the differences of neighbours in a rising tuple of numbers, [] for anything else."""
+    if not isinstance(values, tuple) or not all(map(_is_number, values)):
+        return []
+    steps = [high - low for low, high in itertools.pairwise(values)]
+    return steps if all(step > 0 for step in steps) else []
+
+
+def _is_even(steps: list[float]) -> bool:
+    return bool(steps) and all(math.isclose(step, steps[0]) for step in steps)
 
 
 @dataclasses.dataclass(frozen=True)

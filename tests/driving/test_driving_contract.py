@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import safemarl_bench as smb
+from safemarl_bench.driving import make
 from safemarl_bench.errors import ContractError, RegistryError, SafeMARLBenchError
 
 SUITES = ("merge", "roundabout")
@@ -159,7 +161,7 @@ def test_options_of_others_are_ignored_as_pettingzoo_asks() -> None:
         ({"scenario": "roundabout"}, "no setting 'scenario'"),
         ({"render_mode": "rgb"}, "unknown render mode 'rgb': did you mean 'rgb_array'"),
         ({"spawn_position": {"leader": 70.0}}, "spawn_position needs one number for each of leader, follower"),
-        ({"spawn_speed": 25.0}, "spawn_speed needs one number for each of leader, follower, got 25.0"),
+        ({"spawn_speed": 25.0}, "spawn_speed needs one number for each agent, got 25.0"),
         ({"backend": "highwya"}, "no backend 'highwya': did you mean 'highway'"),
     ],
     ids=str,
@@ -167,6 +169,57 @@ def test_options_of_others_are_ignored_as_pettingzoo_asks() -> None:
 def test_an_unknown_setting_is_refused_with_the_nearest(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(RegistryError, match=message):
         smb.make("merge", **setting)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"gap": "x"}, "gap needs a finite number, got 'x'"),
+        ({"gap": [26.0]}, r"gap needs a finite number, got \(26.0,\)"),
+        ({"zone": True}, "zone needs a finite number, got True"),
+        ({"finish": None}, "finish needs a finite number, got None"),
+        ({"noise_position": float("nan")}, "noise_position needs a number that is not negative, got nan"),
+        ({"noise_speed": -0.5}, "noise_speed needs a number that is not negative, got -0.5"),
+        ({"spawn_speed": {"leader": 25.0, "follower": "fast"}}, "spawn_speed needs one number for each agent"),
+        ({"speed_band": [24.5]}, "speed_band needs two numbers, low before high"),
+        ({"speed_band": [30.5, 24.5]}, "speed_band needs two numbers, low before high"),
+        ({"speed_band": [1, 2, 3]}, "speed_band needs two numbers, low before high"),
+        ({"speed_band": 25.0}, "speed_band needs two numbers, low before high, got 25.0"),
+        ({"target_speeds": [20]}, "target_speeds needs two or more evenly spaced numbers, rising"),
+        ({"target_speeds": [20, 25, 40]}, "target_speeds needs two or more evenly spaced numbers, rising"),
+        ({"target_speeds": [30, 25, 20]}, "target_speeds needs two or more evenly spaced numbers, rising"),
+    ],
+    ids=str,
+)
+def test_a_setting_of_the_wrong_kind_is_refused_before_any_episode(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(RegistryError, match=message):
+        smb.make("merge", **setting)
+
+
+def test_an_evenly_spaced_grid_of_fractions_is_accepted(make_quiet: Any) -> None:
+    game = make_quiet("merge", target_speeds=[0.1, 0.2, 0.3], speed_band=[0.1, 0.3])
+    assert game.scene.settings.target_speeds == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "message"),
+    [("roundabuot", "unknown scenario 'roundabuot': did you mean 'roundabout'"), (None, "unknown scenario None")],
+)
+def test_a_data_file_without_a_known_scenario_is_refused(scenario: str | None, message: str) -> None:
+    spec = smb.get_suite("merge")
+    settings = {key: value for key, value in spec.env.items() if key != "scenario"}
+    if scenario:
+        settings["scenario"] = scenario
+    with pytest.raises(RegistryError, match=message):
+        make(dataclasses.replace(spec, env=settings))
+
+
+@pytest.mark.parametrize("stream", ["explore", "policy", "", None, 2], ids=repr)
+def test_episodes_never_come_from_the_agents_own_streams(merge: Any, stream: Any) -> None:
+    before = fingerprint(merge)
+    with pytest.raises(ContractError, match=f"unknown spawn stream {stream!r}"):
+        merge.reset(seed=0, options={"stream": stream})
+    assert fingerprint(merge) == before
 
 
 def test_overrides_change_the_game(make_quiet: Any) -> None:
