@@ -1,0 +1,47 @@
+"""What the README shows is run as it stands."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from safemarl_bench.registry import load_object
+from safemarl_bench.testing import check_agent
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_readme_shows_the_library_and_an_agent():
+    assert len(PYTHON_BLOCKS) == 2
+
+
+def test_the_library_example_runs_and_prints_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(PYTHON_BLOCKS[0], "README.md", "exec"), {})
+    (promised,) = re.findall(r"print\(answer.*?# (.*)", PYTHON_BLOCKS[0])
+    assert capsys.readouterr().out.splitlines()[-1] == promised
+    assert list(tmp_path.glob("smb-results/runs/merge@1/csq/seed0-*.json"))
+
+
+def test_the_example_agent_keeps_the_contract(tmp_path, monkeypatch):
+    (tmp_path / "readme_package").mkdir()
+    (tmp_path / "readme_package" / "agents.py").write_text(PYTHON_BLOCKS[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    check_agent("readme_package.agents:FasterSlower", "merge")
+    assert load_object("readme_package.agents:FasterSlower").deterministic
+    sys.modules.pop("readme_package.agents")
+
+
+def test_the_two_quickstart_commands_are_the_promised_ones():
+    quickstart = README.partition("## Quickstart")[2].partition("\n## ")[0]
+    assert re.findall(r"```\n(.*?)\n```", quickstart, re.DOTALL) == [
+        "python -m pip install tox && tox -e suites -- --agent=mip_pcsq",
+        "python -m pip install tox && tox -e tests",
+    ]
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(((?!http)[^)]+)\)", README))
+def test_links_lead_somewhere(path):
+    assert (Path(__file__).parents[2] / path).exists()
