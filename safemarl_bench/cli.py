@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"safemarl-bench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"safemarl-bench: interrupted. {stop}", file=sys.stderr)
+        print(f"safemarl-bench: interrupted: {stop or 'the same command goes on from here'}", file=sys.stderr)
         return 130
 
 

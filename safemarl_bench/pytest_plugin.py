@@ -75,7 +75,6 @@ class CellName:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check our options, so that a wrong name is one line and no test failure."""
-    config.addinivalue_line("markers", "safemarl_cell: runs one (suite, agent, seed) cell")
     if not config.option.agent:
         return
     from safemarl_bench.errors import SafeMARLBenchError
@@ -88,11 +87,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _check_options(option: Any) -> None:
     from safemarl_bench.errors import RecordError, RegistryError, SafeMARLBenchError, nearest
-    from safemarl_bench.registry import get_agent, get_suite
+    from safemarl_bench.registry import get_agent, get_suite, suite_names
 
     for agent in option.agent:
         get_agent(agent)
-    for suite in option.suite:
+    for suite in option.suite or suite_names():
         get_suite(suite)
     if option.budget not in BUDGETS:
         raise RegistryError(f"unknown budget {option.budget!r}: {nearest(option.budget, BUDGETS)}")
@@ -120,9 +119,9 @@ def _seeds(text: str) -> range:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every test that asks for a cell one parameter per (suite, agent, seed), sorted."""
-    if "cell_name" not in metafunc.fixturenames:
+    if "smb_cell_name" not in metafunc.fixturenames:
         return
-    metafunc.parametrize("cell_name", _cells(metafunc.config.option), ids=str, scope="session")
+    metafunc.parametrize("smb_cell_name", _cells(metafunc.config.option), ids=str, scope="session")
 
 
 def _cells(option: Any) -> list[Any]:
@@ -143,43 +142,47 @@ def _cells(option: Any) -> list[Any]:
 
 
 @pytest.fixture(scope="session")
-def cell(cell_name: CellName, pytestconfig: pytest.Config) -> Cell:
+def smb_cell(smb_cell_name: CellName, pytestconfig: pytest.Config) -> Cell:
     """The (suite, agent, seed) to run, at the budget of the command line."""
     from safemarl_bench.runner import resolve_cell
 
     option = pytestconfig.option
     return resolve_cell(
-        cell_name.suite, cell_name.agent, seed=cell_name.seed, budget=option.budget, episodes=option.episodes
+        smb_cell_name.suite,
+        smb_cell_name.agent,
+        seed=smb_cell_name.seed,
+        budget=option.budget,
+        episodes=option.episodes,
     )
 
 
 @pytest.fixture(scope="session")
-def results_dir(pytestconfig: pytest.Config) -> Path:
+def smb_results_dir(pytestconfig: pytest.Config) -> Path:
     """Where records go."""
     return Path(pytestconfig.option.results_dir)
 
 
 @pytest.fixture(scope="session")
-def _run_record(cell: Cell, results_dir: Path, pytestconfig: pytest.Config) -> RunRecord:
+def _smb_run_record(smb_cell: Cell, smb_results_dir: Path, pytestconfig: pytest.Config) -> RunRecord:
     from safemarl_bench.errors import SafeMARLBenchError
     from safemarl_bench.runner import find_record, run_cell
 
     reuse = pytestconfig.option.reuse
-    record = find_record(cell, results_dir) if reuse != "never" else None
+    record = find_record(smb_cell, smb_results_dir) if reuse != "never" else None
     if record is None and reuse == "only":
-        pytest.skip(f"no record of {cell.label} in {results_dir} (--reuse only)")
+        pytest.skip(f"no record of {smb_cell.label} in {smb_results_dir} (--reuse only)")
     try:
         with _terminal(pytestconfig):
-            return record or run_cell(cell, results_dir)
+            return record or run_cell(smb_cell, smb_results_dir)
     except SafeMARLBenchError as error:
         pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture
-def record(_run_record: RunRecord, record_property: Any) -> RunRecord:
+def smb_record(_smb_run_record: RunRecord, record_property: Any) -> RunRecord:
     """The cell's run record: trained and evaluated once per session, written to the results directory."""
-    record_property(RECORD_PROPERTY, _run_record.relative_path)
-    return _run_record
+    record_property(RECORD_PROPERTY, _smb_run_record.relative_path)
+    return _smb_run_record
 
 
 @contextlib.contextmanager

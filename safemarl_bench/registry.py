@@ -23,7 +23,7 @@ import pandas as pd
 import pettingzoo
 
 from safemarl_bench.contract import Agent, AgentContext, Features
-from safemarl_bench.errors import IncompatiblePair, MissingDependency, RegistryError, nearest
+from safemarl_bench.errors import IncompatiblePair, MissingDependency, RegistryError, SafeMARLBenchError, nearest
 
 Game: TypeAlias = pettingzoo.ParallelEnv[str, Any, Any]
 """A game as `safemarl_bench.contract` describes it."""
@@ -134,8 +134,11 @@ def _package_suites() -> dict[str, Path]:
     """Return name -> file for the data files of every package in the entry-point group."""
     found: dict[str, Path] = {}
     for entry in sorted(importlib.metadata.entry_points(group=SUITE_GROUP)):
-        module = importlib.util.find_spec(entry.value)
-        for folder in (module.submodule_search_locations or []) if module else []:
+        try:
+            package = importlib.util.find_spec(entry.value)
+        except ImportError as error:
+            raise RegistryError(f"suite package {entry.value!r} (entry point {entry.name!r}): {error}") from error
+        for folder in (package.submodule_search_locations or []) if package else []:
             for path in sorted(Path(folder).glob("*.toml")):
                 if found.setdefault(path.stem, path) != path:
                     raise RegistryError(f"suite {path.stem!r} is registered twice: {found[path.stem]} and {path}")
@@ -315,9 +318,10 @@ def make_context(spec: SuiteSpec, game: Game, *, steps: int, seed: int) -> Agent
 def list_suites() -> pd.DataFrame:
     """Return one row per registered suite, sorted: actions, roles, horizon, limits, budgets, agents that can run."""
     rows = []
+    agents = {name: found for name, found in _all_agents().items() if not isinstance(found, str)}
     for name in suite_names():
         spec = get_suite(name)
-        able = [agent for agent in agent_names() if not incompatibility(spec, get_agent(agent))]
+        able = [agent for agent, agent_class in agents.items() if not incompatibility(spec, agent_class)]
         limits = " ".join(f"{agent}<={','.join(map(str, spec.cost_limits[agent]))}" for agent in spec.roles)
         budgets = " ".join(f"{budget}={steps}" for budget, steps in spec.budgets.items())
         rows.append((f"{name}@{spec.version}", spec.action_kind, spec.horizon, limits, budgets, " ".join(able)))
@@ -327,10 +331,23 @@ def list_suites() -> pd.DataFrame:
 def list_agents() -> pd.DataFrame:
     """Return one row per registered agent, sorted: what it is, the suites it runs on, and why not on the others."""
     rows = []
-    for name in agent_names():
-        agent = get_agent(name)
+    for name, agent in _all_agents().items():
+        if isinstance(agent, str):
+            rows.append((name, "", "", "", agent))
+            continue
         reasons = {suite: incompatibility(get_suite(suite), agent) for suite in suite_names()}
         kind = agent.privileged or ("learner" if agent.learns else "fixed")
         runs_on = " ".join(suite for suite, reason in reasons.items() if not reason)
         rows.append((name, agent.version, kind, runs_on, "; ".join(filter(None, reasons.values()))))
     return pd.DataFrame(rows, columns=["agent", "version", "kind", "runs on", "not on, because"])
+
+
+def _all_agents() -> dict[str, type[Agent] | str]:
+    """Return name -> class, or what is wrong with it: one broken package must not hide all the others."""
+    found: dict[str, type[Agent] | str] = {}
+    for name in agent_names():
+        try:
+            found[name] = get_agent(name)
+        except SafeMARLBenchError as error:
+            found[name] = str(error)
+    return found

@@ -176,8 +176,9 @@ def _learn_a_little(name: str, learner: Agent, rollout: Rollout) -> Observation:
         with calling(name, "act", step):
             actions = learner.act(observation, explore=True, rng=generator("explore", 1, step))
         transition, _ = rollout.step(actions)
-        with calling(name, "learn", step):
+        with calling(name, "observe", step):
             learner.observe(transition)
+        with calling(name, "learn", step):
             metrics = learner.learn()
         numbers = all(isinstance(value, float) for value in metrics.values())
         _require(numbers, f"agent {name!r}: learn must return floats by name, got {metrics}")

@@ -211,8 +211,9 @@ class Trainer:
                 rng = generator("explore", self.seed, self.step)
                 actions = self.agent.act(observation, explore=True, rng=rng)
             transition, infos = self.rollout.step(actions)
-            with calling(self.name, "learn", self.step):
+            with calling(self.name, "observe", self.step):
                 self.agent.observe(transition)
+            with calling(self.name, "learn", self.step):
                 self.agent.learn()
             tally.add(transition.rewards, transition.costs, infos)
             observation = transition.next_observation

@@ -21,41 +21,41 @@ from safemarl_bench.rollout import Rollout
 from safemarl_bench.runner import Cell
 
 
-def test_measurement_is_sound(cell: Cell, record: RunRecord) -> None:
+def test_measurement_is_sound(smb_cell: Cell, smb_record: RunRecord) -> None:
     """The record holds what was asked for: finite returns, costs >= 0, all episodes, within the horizon."""
-    assert record.cell == canonical(cell.section(), "cell")
-    assert record.episodes == cell.episodes
-    assert 0 < record.mean_length <= cell.spec.horizon
-    for agent in cell.spec.roles:
-        assert math.isfinite(record.mean_return(agent))
-        assert all(cost >= 0 for cost in record.mean_costs(agent))
-    if cell.steps:
-        assert record.train["steps"][-1] <= cell.steps
-        assert record.train["totals"]["episodes"] >= cell.steps // cell.spec.horizon
+    assert smb_record.cell == canonical(smb_cell.section(), "cell")
+    assert smb_record.episodes == smb_cell.episodes
+    assert 0 < smb_record.mean_length <= smb_cell.spec.horizon
+    for agent in smb_cell.spec.roles:
+        assert math.isfinite(smb_record.mean_return(agent))
+        assert all(cost >= 0 for cost in smb_record.mean_costs(agent))
+    if smb_cell.steps:
+        assert smb_record.train["steps"][-1] <= smb_cell.steps
+        assert smb_record.train["totals"]["episodes"] >= smb_cell.steps // smb_cell.spec.horizon
 
 
-def test_first_evaluation_episode_replays(cell: Cell, record: RunRecord, results_dir: Path) -> None:
+def test_first_evaluation_episode_replays(smb_cell: Cell, smb_record: RunRecord, smb_results_dir: Path) -> None:
     """The saved agent, loaded afresh, plays the first held-out episode again exactly."""
-    if is_summary(record.eval):
+    if is_summary(smb_record.eval):
         pytest.skip("the record keeps a summary, not single episodes")
-    agent = smb.load_agent(record, results_dir)
-    game = smb.make(cell.spec.name)
+    agent = smb.load_agent(smb_record, smb_results_dir)
+    game = smb.make(smb_cell.spec.name)
     try:
-        tally = play_episode(Rollout(cell.spec, game), agent, cell.agent, 0)
+        tally = play_episode(Rollout(smb_cell.spec, game), agent, smb_cell.agent, 0)
     finally:
         game.close()
-    for role in cell.spec.roles:
-        assert tally.returns[role] == record.eval["returns"][role][0]
-        assert tally.costs[role].tolist() == record.eval["costs"][role][0]
-    assert tally.length == record.eval["length"][0]
+    for role in smb_cell.spec.roles:
+        assert tally.returns[role] == smb_record.eval["returns"][role][0]
+        assert tally.costs[role].tolist() == smb_record.eval["costs"][role][0]
+    assert tally.length == smb_record.eval["length"][0]
 
 
-def test_scores_keep_what_is_certified(cell: Cell, record: RunRecord, pytestconfig: pytest.Config) -> None:
+def test_scores_keep_what_is_certified(smb_cell: Cell, smb_record: RunRecord, pytestconfig: pytest.Config) -> None:
     """Scores that the suite's data file certifies, and with --assert-thresholds the limits of its costs."""
-    certified = dict(cell.spec.certified.get(cell.budget, {}).get(cell.agent, {}))
+    certified = dict(smb_cell.spec.certified.get(smb_cell.budget, {}).get(smb_cell.agent, {}))
     if pytestconfig.option.assert_thresholds:
         certified.setdefault("cost_ratio", 1.0)
     if not certified:
         pytest.skip("nothing is certified for this cell, and --assert-thresholds was not given")
-    assert record.total_return >= certified.get("total_return", -math.inf)
-    assert record.cost_ratio <= certified.get("cost_ratio", math.inf), "a mean cost exceeds its limit"
+    assert smb_record.total_return >= certified.get("total_return", -math.inf)
+    assert smb_record.cost_ratio <= certified.get("cost_ratio", math.inf), "a mean cost exceeds its limit"

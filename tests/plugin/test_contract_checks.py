@@ -34,7 +34,7 @@ def test_every_registered_agent_keeps_the_contract(suite, agent):
         ("OutOfRange", r"must be in 0\.\.2"),
         ("WrongType", "must be integers"),
         ("WrongShape", "must have shape"),
-        ("Raiser", "raised in learn at step"),
+        ("Raiser", "raised in observe at step"),
     ],
 )
 def test_check_agent_names_the_breach(agent, message):

@@ -115,6 +115,15 @@ def test_the_tables_show_limits_and_why_a_pair_does_not_fit():
     assert list(smb.list_agents()["agent"]) == registry.agent_names()
 
 
+def test_a_broken_agent_package_does_not_hide_the_others(monkeypatch):
+    points = {**registry._entry_point_agents(), "broken": "no_such_package:Agent"}
+    monkeypatch.setattr(registry, "_entry_point_agents", lambda: points)
+    agents = smb.list_agents().set_index("agent")
+    assert "cannot import 'no_such_package'" in agents.loc["broken", "not on, because"]
+    assert "merge" in agents.loc["random", "runs on"].split()
+    assert "broken" not in " ".join(smb.list_suites()["agents"]).split()
+
+
 def test_importing_the_plugin_costs_no_heavy_import():
     code = (
         "import sys, safemarl_bench.pytest_plugin; print({'torch', 'numpy', 'pandas', 'gymnasium'} & set(sys.modules))"

@@ -146,7 +146,7 @@ def test_a_corrupt_checkpoint_is_named(tmp_path, monkeypatch):
         ("WrongShape", r"action of 'leader' must have shape \(1,\), got \(3,\)"),
         (
             "Raiser",
-            r"agent 'toy_suite.agents:Raiser' raised in learn at step \d+: ZeroDivisionError: the counter broke",
+            r"agent 'toy_suite.agents:Raiser' raised in observe at step \d+: ZeroDivisionError: the counter broke",
         ),
     ],
 )
