@@ -32,26 +32,29 @@ def _parser() -> argparse.ArgumentParser:
         description="Benchmark suites and leaderboards for safe multi-agent reinforcement learning.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def add(name: str, command: Any, text: str, example: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=f"example: {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        sub.set_defaults(command=command)
-        return sub
-
-    add("list", _list, "Show all suites and agents, and which pairs do not fit.", "safemarl-bench list")
-
-    sub = add(
-        "run",
-        _run,
-        "Train and evaluate one agent on one suite and write the record. Repeat an interrupted command to resume it.",
-        "safemarl-bench run merge csq --seed 1 --set epsilon_end=0.02",
+    _add(commands, "list", _list, "Show all suites and agents, and which pairs do not fit.", "safemarl-bench list")
+    _add_run(commands)
+    _add_leaderboard(commands)
+    text = "Print one record: numbers, learning curve, provenance."
+    _add(commands, "show", _show, text, "safemarl-bench show RECORD.json").add_argument(
+        "record", type=Path, help="path of a record"
     )
+    records = commands.add_parser("records", help="Check the records of a results directory.")
+    nested = records.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    text = "Report altered, malformed or contradicting records, one line each; exit 1 if there are any."
+    _add_results(_add(nested, "check", _check, text, "safemarl-bench records check --results-dir results"))
+    return parser
+
+
+def _add(commands: Any, name: str, command: Any, text: str, example: str) -> argparse.ArgumentParser:
+    sub: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+    sub.set_defaults(command=command)
+    return sub
+
+
+def _add_run(commands: Any) -> None:
+    text = "Train and evaluate one agent on one suite and write the record. Repeat an interrupted command to resume it."
+    sub = _add(commands, "run", _run, text, "safemarl-bench run merge csq --seed 1 --set epsilon_end=0.02")
     sub.add_argument("suite", help="a registered suite")
     sub.add_argument("agent", help="a registered agent, or package.module:Class")
     sub.add_argument("--seed", type=int, default=0, help="training seed (default 0)")
@@ -60,31 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config value; repeatable")
     _add_results(sub)
 
-    sub = add(
-        "leaderboard",
-        _leaderboard,
-        "Rebuild LEADERBOARD.md, leaderboard.json and leaderboard.csv from the records.",
-        "safemarl-bench leaderboard --results-dir results --check",
-    )
+
+def _add_leaderboard(commands: Any) -> None:
+    text = "Rebuild LEADERBOARD.md, leaderboard.json and leaderboard.csv from the records."
+    sub = _add(commands, "leaderboard", _leaderboard, text, "safemarl-bench leaderboard --results-dir results --check")
     sub.add_argument("--check", action="store_true", help="write nothing; exit 1 with a diff when they are out of date")
     _add_results(sub)
-
-    sub = add(
-        "show", _show, "Print one record: numbers, learning curve, provenance.", "safemarl-bench show RECORD.json"
-    )
-    sub.add_argument("record", type=Path, help="path of a record")
-
-    records = commands.add_parser("records", help="Check the records of a results directory.")
-    nested = records.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    sub = nested.add_parser(
-        "check",
-        help="report altered, malformed or contradicting records",
-        description="Report altered, malformed or contradicting records, one line each; exit 1 if there are any.",
-        epilog="example: safemarl-bench records check --results-dir results",
-    )
-    sub.set_defaults(command=_check)
-    _add_results(sub)
-    return parser
 
 
 def _add_results(sub: argparse.ArgumentParser) -> None:
