@@ -78,11 +78,14 @@ def build_leaderboard(records: Iterable[RunRecord], *, suites: Iterable[SuiteSpe
     """Build the leaderboard of some records, in any order.
 
     Args:
-        records: see `load_records`; the same record twice counts once.
+        records: see `load_records`; the same record twice counts once, and one of an unranked suite not at all.
         suites: the full set of suites of the boards; by default all that are registered.
     """
-    specs = {spec.name: spec for spec in (map(get_suite, suite_names()) if suites is None else suites)}
-    ordered = sorted(records, key=lambda record: (record.digest, record.to_json()))
+    known = list(map(get_suite, suite_names()) if suites is None else suites)
+    unranked = {spec.name for spec in known if not spec.ranked}
+    specs = {spec.name: spec for spec in known if spec.ranked}
+    counted = [record for record in records if record.cell["suite"] not in unranked]
+    ordered = sorted(counted, key=lambda record: (record.digest, record.to_json()))
     unique = list({record.digest: record for record in ordered}.values())
     runs, variants = split_variants(unique)
     used = {key: one_per_seed(group) for key, group in runs.items()}

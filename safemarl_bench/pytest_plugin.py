@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="suite to run on, repeatable; default: every registered suite",
+        help="suite to run on, repeatable; default: every suite of the leaderboard",
     )
     add("--seeds", default="1", metavar="N|A:B", help="seeds 0..N-1, or A..B-1; default 1 (a verdict needs 5)")
     add("--budget", default="quick", metavar="|".join(BUDGETS), help="training budget; default quick")
@@ -131,7 +131,8 @@ def _cells(option: Any) -> list[Any]:
     from safemarl_bench.registry import get_agent, get_suite, incompatibility, suite_names
 
     cells = []
-    for suite in sorted(set(option.suite)) or suite_names():
+    ranked = [suite for suite in suite_names() if get_suite(suite).ranked]
+    for suite in sorted(set(option.suite)) or ranked:
         for agent in sorted(set(option.agent)):
             agent_class = get_agent(agent)
             reason = incompatibility(get_suite(suite), agent_class)

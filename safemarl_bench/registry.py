@@ -50,10 +50,12 @@ class SuiteSpec:
         constraints: K names; cost_limits: agent -> K undiscounted limits per episode.
         neutral_actions: agent -> action executed for it once it is done.
         env: keyword settings of the game.
-        features: affine scale of every agent's observation and of the global state.
+        features: affine scale of every agent's observation and, without `state_features`, of the global state.
         budgets: name -> training decisions.
         agents: agent name -> tuned config values for this suite.
         certified: budget -> agent -> {"total_return": least mean return, "cost_ratio": largest mean cost / limit}.
+        ranked: whether the suite counts on the leaderboard.
+        state_features: affine scale of the global state; None is that of the observations.
     """
 
     name: str
@@ -75,6 +77,8 @@ class SuiteSpec:
     budgets: Mapping[str, int]
     agents: Mapping[str, Mapping[str, Any]]
     certified: Mapping[str, Mapping[str, Mapping[str, float]]]
+    ranked: bool = True
+    state_features: Features | None = None
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -84,7 +88,9 @@ class SuiteSpec:
     @property
     def digest(self) -> str:
         """12 hex digits over everything that defines the game; titles, budgets and agent configs are left out."""
-        left_out = {"title", "source", "entry_point", "backends", "budgets", "agents", "certified"}
+        left_out = {"title", "source", "entry_point", "backends", "budgets", "agents", "certified", "ranked"}
+        if self.state_features is None:
+            left_out.add("state_features")
         game = {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out}
         return hashlib.sha256(json.dumps(game, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -115,18 +121,28 @@ def read_suite(path: str | Path) -> SuiteSpec:
     suite["budgets"] = data.pop("budgets", {})
     suite["agents"] = data.pop("agents", {})
     suite["certified"] = data.pop("certified", {})
-    features = data.pop("features", {})
-    fields = {field.name for field in dataclasses.fields(SuiteSpec)} - {"features"}
+    scales = {key: data.pop(key) for key in ("features", "state_features") if key in data}
+    fields = {field.name for field in dataclasses.fields(SuiteSpec)} - {"features", "state_features"}
     for unknown in [*data, *(set(suite) - fields)]:
         raise RegistryError(f"suite file {path} has an unknown key {unknown!r}: {nearest(unknown, fields)}")
-    missing = sorted(fields - set(suite)) + sorted({"names", "center", "scale"} - set(features))
+    missing = sorted(fields - set(suite) - {"ranked"})
+    missing += [f"{key} of {owner}" for owner, scale in {"features": {}, **scales}.items() for key in _lacking(scale)]
     if missing:
         raise RegistryError(f"suite file {path} lacks {', '.join(missing)}")
     for key in ("backends", "leader", "followers", "constraints"):
         suite[key] = tuple(suite[key])
     suite["cost_limits"] = {agent: tuple(float(x) for x in limits) for agent, limits in suite["cost_limits"].items()}
-    scale = Features(**{key: tuple(value) for key, value in features.items()})
-    return SuiteSpec(features=scale, **suite)
+    suite.update({owner: _features(scale) for owner, scale in scales.items()})
+    return SuiteSpec(**suite)
+
+
+def _lacking(scale: Mapping[str, Any]) -> list[str]:
+    """Return the keys that a table of `Features` must have and this one has not."""
+    return [field.name for field in dataclasses.fields(Features) if field.name not in scale]
+
+
+def _features(scale: Mapping[str, Any]) -> Features:
+    return Features(**{key: tuple(value) for key, value in scale.items()})
 
 
 @functools.cache
@@ -308,7 +324,7 @@ def make_context(spec: SuiteSpec, game: Game, *, steps: int, seed: int) -> Agent
         horizon=spec.horizon,
         neutral_actions=spec.neutral_actions,
         observation_features=dict.fromkeys(spec.roles, spec.features),
-        state_features=spec.features,
+        state_features=spec.state_features or spec.features,
         num_envs=1,
         training_steps=steps,
         seed=seed,

@@ -2,15 +2,17 @@
 
 Rewards, costs and endings are those of Zheng and Gu, sections 4-5, with the gaps of the text filled:
 
-- reward: +2 for a decision that ends in the speed band; at the finish line +10 to the first, +5 to the
-  second, and +5 for every decision that remains, so that it never pays to dawdle;
-- cost: 5 at the decision in which a collision begins, and 1 for each decision in which, in any frame, both
-  vehicles are inside the conflict zone closer than the gap (each live agent pays);
-- an agent is done when it crashed, arrived, or time is up: all of these are terminations, since the clock
-  is in the observation. A crashed vehicle stays as an obstacle, an arrived one leaves the scene.
+- reward: +2 for a decision that ends in the speed band (racetrack: for keeping to a lane's centre with little
+  steering); at the finish line +10 to the first, +5 to the second, and +5 for every decision that remains, so
+  that it never pays to dawdle;
+- cost: 5 at the decision in which a collision or a road departure begins, and 1 for each decision in which, in
+  any frame, both vehicles are inside the conflict zone closer than the gap (each live agent pays);
+- an agent is done when it crashed, left the road, arrived, or time is up. All of these are terminations, since
+  the clock is in the observation; on the racetrack, where it is not, the time limit truncates. A crashed vehicle
+  stays as an obstacle, one that arrived or left the road leaves the scene.
 
 A decision is judged as a whole at its end: a vehicle that crosses the line in its middle is on the road until
-then, and a crash in the decision of the crossing wins.
+then, and a crash in the decision of the crossing, or of the departure, wins.
 """
 
 from __future__ import annotations
@@ -24,15 +26,14 @@ import gymnasium
 import numpy as np
 import pettingzoo
 
-from safemarl_bench.driving.scenario import SCENARIOS, Settings, Spawn, TwoVehicles
-from safemarl_bench.errors import ContractError, RegistryError, nearest
+from safemarl_bench.driving.actions import action_space, check_action
+from safemarl_bench.driving.frenet import lane_numbers, relative_numbers
+from safemarl_bench.driving.scenario import TwoVehicles
+from safemarl_bench.driving.settings import Spawn
+from safemarl_bench.errors import ContractError, nearest
 from safemarl_bench.registry import SuiteSpec
 from safemarl_bench.rng import check_seed, generator
 
-IDLE = 1
-ACTION_NAMES = ("LANE_LEFT", "IDLE", "LANE_RIGHT", "FASTER", "SLOWER")
-BAND_REWARD = 2.0
-ARRIVAL_REWARDS = (10.0, 5.0)
 REMAINING_REWARD = 5.0
 COLLISION_COST = 5.0
 GAP_COST = 1.0
@@ -43,47 +44,22 @@ SIGHT = 200.0
 """The other vehicle is not observed beyond this distance, m."""
 
 
-def make(spec: SuiteSpec, *, backend: str = "highway", render_mode: str | None = None, **overrides: Any) -> DrivingGame:
-    """Build the game of a driving suite (the entry point of its data file).
+class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, Any]):  # type: ignore[misc]
+    """Leader and follower, with five meta-actions each, or one number in [-1, 1]: acceleration or steering.
 
-    Args:
-        spec: the suite.
-        backend: "highway", upstream highway-env.
-        render_mode: None, "rgb_array" or "human".
-        overrides: values in place of the data file's ``[env]``, see `Settings`.
-
-    Raises:
-        RegistryError: an unknown scenario, setting or render mode, a value that cannot be used, or a spawn that
-            is not given for each agent.
-    """
-    if render_mode is not None and render_mode not in RENDER_MODES:
-        raise RegistryError(f"unknown render mode {render_mode!r}: {nearest(str(render_mode), RENDER_MODES)}")
-    values = dict(spec.env)
-    scenario = values.pop("scenario", None)
-    if scenario not in SCENARIOS:
-        raise RegistryError(f"suite {spec.name}: unknown scenario {scenario!r}: {nearest(str(scenario), SCENARIOS)}")
-    settings = Settings.from_values({**values, **overrides})
-    for key in ("spawn_position", "spawn_speed"):
-        given = getattr(settings, key)
-        if set(given) != set(spec.roles):
-            raise RegistryError(f"{key} needs one number for each of {', '.join(spec.roles)}, got {given!r}")
-    return DrivingGame(spec, SCENARIOS[scenario](settings, render_mode))
-
-
-class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]
-    """Leader and follower, five meta-actions each.
-
-    Observation of an agent, (9,) float32, raw: own x, y [m], vx, vy [m/s]; the other's four, zeros when it
-    has left the scene or is more than 200 m away; the fraction of time left. `state()` is the same for the
-    leader, then the follower, without the limit of sight. Seeds: ``reset(seed, options={"stream", "episode"})``
-    starts that episode of that seed; ``reset()`` goes on to the next episode.
+    Observation of an agent, float32, raw: own x, y [m], vx, vy [m/s]; the other's four, zeros when it has left the
+    scene or is more than 200 m away; the fraction of time left where rewards depend on it. `state()` is the same for
+    the leader, then the follower, without the limit of sight. With the setting ``observation = "frenet"`` an agent
+    sees the numbers of `safemarl_bench.driving.frenet` instead, own six and the other's three; the state stays.
+    Seeds: ``reset(seed, options={"stream", "episode"})`` starts that episode of that seed; ``reset()`` goes on to
+    the next episode.
 
     Infos of a live agent: cost (1,) float64, crashed, off_road, arrived, arrival_rank (1, 2, or 0), gap (centre
     distance [m], inf when the other has left).
     """
 
     def __init__(self, spec: SuiteSpec, scene: TwoVehicles) -> None:
-        """Wrap a scene; `spec` gives roles, horizon and limits."""
+        """Wrap a scene; `spec` gives roles, horizon, limits and neutral actions."""
         self.spec = spec
         self.scene = scene
         self.render_mode = scene.render_mode
@@ -95,15 +71,24 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore
         self.possible_agents = list(spec.roles)
         self.agents: list[str] = []
         self.cost_limits = {agent: np.array(limits, np.float64) for agent, limits in spec.cost_limits.items()}
-        self.state_space = gymnasium.spaces.Box(-np.inf, np.inf, (9,), np.float32)
-        box = gymnasium.spaces.Box(-np.inf, np.inf, (9,), np.float32)
-        self.observation_spaces = dict.fromkeys(self.possible_agents, box)
-        self.action_spaces = {agent: gymnasium.spaces.Discrete(len(ACTION_NAMES)) for agent in self.possible_agents}
+        self.action_spaces = {agent: action_space(scene.CONTINUOUS) for agent in self.possible_agents}
+        self._neutral = {
+            agent: np.array(action, np.float32) if scene.CONTINUOUS else action
+            for agent, action in spec.neutral_actions.items()
+        }
         scene.after_frame = self._watch_frame
+        self._clear()
+        self._next_episode = (secrets.randbelow(2**31), "train", 0)
+        self.state_space = _unbounded(len(self._state()))
+        self.observation_spaces = dict.fromkeys(self.possible_agents, _unbounded(len(self._seen_by(0))))
+
+    def _clear(self) -> None:
+        """Forget the last episode."""
         self._decision = 0
         self._ranks: dict[str, int] = {}
+        self._off_road: set[str] = set()
+        self._gone: set[str] = set()
         self._too_close = False
-        self._next_episode = (secrets.randbelow(2**31), "train", 0)
 
     def observation_space(self, agent: str) -> gymnasium.Space[np.ndarray]:
         """Return the agent's observation space, the same object at each call."""
@@ -136,18 +121,22 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore
         self.scene.spawn(self._draw_spawns(stream, seed, episode))
         self._next_episode = (seed, stream, episode + 1)
         self.agents = list(self.possible_agents)
-        self._decision = 0
-        self._ranks = {}
+        self._clear()
         return self._observations(self.agents), self._infos(self.agents, dict.fromkeys(self.agents, 0.0))
 
     def _draw_spawns(self, stream: str, seed: int, episode: int) -> list[Spawn]:
+        """Draw position, speed, heading and lateral offset, in this order, from a generator of each agent's own."""
         settings, spawns = self.scene.settings, []
         for index, agent in enumerate(self.possible_agents):
-            noise = generator(stream, seed, episode, index).uniform(-1.0, 1.0, size=2)
+            rng = generator(stream, seed, episode, index)
+            unit = rng.standard_normal(4) if settings.noise == "normal" else rng.uniform(-1.0, 1.0, size=4)
+            position, speed, heading, lateral = unit.tolist()
             spawns.append(
                 Spawn(
-                    settings.spawn_position[agent] + settings.noise_position * float(noise[0]),
-                    settings.spawn_speed[agent] + settings.noise_speed * float(noise[1]),
+                    settings.spawn_position[agent] + settings.noise_position * position,
+                    settings.spawn_speed[agent] + settings.noise_speed * speed,
+                    settings.noise_heading * heading,
+                    settings.noise_lateral * lateral,
                 )
             )
         return spawns
@@ -158,51 +147,64 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore
         """Take one decision.
 
         Args:
-            actions: live agent -> 0 LANE_LEFT, 1 IDLE, 2 LANE_RIGHT, 3 FASTER, 4 SLOWER.
+            actions: live agent -> 0 LANE_LEFT, 1 IDLE, 2 LANE_RIGHT, 3 FASTER, 4 SLOWER, or where actions are
+                continuous a float array of shape (1,) in [-1, 1].
 
         Returns:
             observations, rewards, terminations, truncations, infos, each by the agents that were live.
 
         Raises:
-            ContractError: no episode is running, or an action is missing, surplus or not one of the five.
+            ContractError: no episode is running, or an action is missing, surplus or not in its space.
         """
         live = self.agents
-        played = self._check_actions(actions)
+        played = {**self._neutral, **self._check_actions(actions)}
         self._too_close = False
-        self.scene.simulate(tuple(played.get(agent, IDLE) for agent in self.possible_agents))
+        self.scene.simulate(tuple(played[agent] for agent in self.possible_agents))
         self._decision += 1
-        crashed = {agent for agent in live if self._vehicle(agent).crashed}
-        arrived = self._rank_arrivals([agent for agent in live if agent not in crashed])
-        rewards = {agent: self._reward(agent, agent in arrived) for agent in live}
-        costs = {agent: COLLISION_COST * (agent in crashed) + GAP_COST * self._too_close for agent in live}
-        for agent in arrived:
-            self.scene.road.vehicles.remove(self._vehicle(agent))
-        time_is_up = self._decision >= self.spec.horizon
-        terminations = {agent: time_is_up or agent in crashed or agent in arrived for agent in live}
-        self.agents = [agent for agent in live if not terminations[agent]]
+        rewards, costs, done = self._judge(live, played)
+        terminations, truncations = self._endings(live, done)
+        self.agents = [agent for agent in live if not (terminations[agent] or truncations[agent])]
         if self.scene.render_mode == "human":
             self.scene.render()
-        truncations = dict.fromkeys(live, False)
         return self._observations(live), rewards, terminations, truncations, self._infos(live, costs)
 
-    def _check_actions(self, actions: Mapping[str, Any]) -> dict[str, int]:
+    def _judge(self, live: list[str], played: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float], set[str]]:
+        """Return rewards, costs, and who is done by what happened; who arrived or left the road leaves the scene."""
+        crashed = {agent for agent in live if self._vehicle(agent).crashed}
+        departed = {agent for agent in live if agent not in crashed and self.scene.off_road(self._vehicle(agent))}
+        arrived = self._rank_arrivals([agent for agent in live if agent not in crashed | departed])
+        rewards = {agent: self.scene.driving_reward(self._vehicle(agent), played[agent]) for agent in live}
+        for agent in arrived:
+            rewards[agent] += self.scene.settings.arrival_rewards[self._ranks[agent] - 1]
+            rewards[agent] += REMAINING_REWARD * (self.spec.horizon - self._decision)
+        ended = crashed | departed
+        costs = {agent: COLLISION_COST * (agent in ended) + GAP_COST * self._too_close for agent in live}
+        self._off_road |= departed
+        for agent in departed.union(arrived):
+            self._gone.add(agent)
+            self.scene.road.vehicles.remove(self._vehicle(agent))
+        return rewards, costs, ended.union(arrived)
+
+    def _endings(self, live: list[str], done: set[str]) -> tuple[dict[str, bool], dict[str, bool]]:
+        """Return terminations and truncations."""
+        time_is_up = self._decision >= self.spec.horizon
+        terminates, truncates = time_is_up and not self.scene.TRUNCATES, time_is_up and self.scene.TRUNCATES
+        terminations = {agent: agent in done or terminates for agent in live}
+        return terminations, {agent: truncates and agent not in done for agent in live}
+
+    def _check_actions(self, actions: Mapping[str, Any]) -> dict[str, Any]:
         if not self.agents:
             raise ContractError("step: no episode is running; call reset first")
         if not isinstance(actions, Mapping) or set(actions) != set(self.agents):
             given = list(actions) if isinstance(actions, Mapping) else type(actions).__name__
             raise ContractError(f"step takes one action for each live agent {self.agents}, got {given}")
-        for agent, action in actions.items():
-            if not isinstance(action, int | np.integer) or isinstance(action, bool):
-                raise ContractError(f"action of {agent!r} must be an integer, got {type(action).__name__} {action!r}")
-            if not 0 <= action < len(ACTION_NAMES):
-                raise ContractError(f"action of {agent!r} must be in 0..{len(ACTION_NAMES) - 1}, got {action}")
-        return {agent: int(action) for agent, action in actions.items()}
+        return {agent: check_action(agent, action, self.scene.CONTINUOUS) for agent, action in actions.items()}
 
     def _watch_frame(self) -> None:
         """Note whether both vehicles are in the zone and too close in this frame."""
-        vehicles = self.scene.road.vehicles
-        if len(vehicles) == 2 and not self._too_close and all(map(self.scene.in_zone, vehicles)):
-            self._too_close = _distance(*vehicles) < self.scene.settings.gap
+        vehicles, gap = self.scene.road.vehicles, self.scene.settings.gap
+        if gap and len(vehicles) == 2 and not self._too_close and all(map(self.scene.in_zone, vehicles)):
+            self._too_close = _distance(*vehicles) < gap
 
     def _rank_arrivals(self, candidates: list[str]) -> list[str]:
         """Rank who crossed the line in this decision: the one further past it first, exact ties to the leader."""
@@ -212,51 +214,45 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore
             self._ranks[agent] = len(self._ranks) + 1
         return arrived
 
-    def _reward(self, agent: str, arrived: bool) -> float:
-        low, high = self.scene.settings.speed_band
-        reward = BAND_REWARD if low <= self._vehicle(agent).speed <= high else 0.0
-        if arrived:
-            reward += ARRIVAL_REWARDS[self._ranks[agent] - 1]
-            reward += REMAINING_REWARD * (self.spec.horizon - self._decision)
-        return reward
-
     def _vehicle(self, agent: str) -> Any:
         return self.scene.controlled_vehicles[self.possible_agents.index(agent)]
 
-    def _row(self, agent: str) -> list[float]:
+    def _row(self, index: int) -> list[float]:
         """Return x, y, vx, vy of a vehicle, zeros when it has left the scene."""
-        vehicle = self._vehicle(agent)
-        return [0.0] * 4 if agent in self._ranks else [*vehicle.position, *vehicle.velocity]
+        vehicle = self.scene.controlled_vehicles[index]
+        return [0.0] * 4 if self.possible_agents[index] in self._gone else [*vehicle.position, *vehicle.velocity]
 
-    def _time_left(self) -> float:
-        return 1.0 - self._decision / self.spec.horizon
+    def _clock(self) -> list[float]:
+        """Return the fraction of time left, where it is observed."""
+        return [] if self.scene.TRUNCATES else [1.0 - self._decision / self.spec.horizon]
+
+    def _state(self) -> list[float]:
+        return [*self._row(0), *self._row(1), *self._clock()]
 
     def state(self) -> np.ndarray:
-        """Return the global state, (9,) float32: leader's x, y, vx, vy, the follower's, fraction of time left."""
-        rows = [value for agent in self.possible_agents for value in self._row(agent)]
-        return np.array([*rows, self._time_left()], np.float32)
+        """Return the global state, float32: leader's x, y, vx, vy, the follower's, and the clock where observed."""
+        return np.array(self._state(), np.float32)
+
+    def _seen_by(self, index: int) -> list[float]:
+        """Return what the agent of that index observes."""
+        vehicles = self.scene.controlled_vehicles
+        seen = not self._gone and _distance(*vehicles) <= SIGHT
+        if self.scene.settings.observation == "frenet":
+            own, other = vehicles[index], vehicles[1 - index]
+            gone = self.possible_agents[index] in self._gone
+            return [*([0.0] * 6 if gone else lane_numbers(own)), *(relative_numbers(own, other) if seen else [0.0] * 3)]
+        return [*self._row(index), *(self._row(1 - index) if seen else [0.0] * 4), *self._clock()]
 
     def _observations(self, agents: list[str]) -> dict[str, np.ndarray]:
-        rows = {agent: self._row(agent) for agent in self.possible_agents}
-        left = self._time_left()
-        seen = not self._ranks and _distance(*self.scene.controlled_vehicles) <= SIGHT
-        first, second = self.possible_agents
-        other = {first: second, second: first}
-        return {
-            agent: np.array(
-                [*rows[agent], *(rows[other[agent]] if seen else [0.0] * 4), left],
-                np.float32,
-            )
-            for agent in agents
-        }
+        return {agent: np.array(self._seen_by(self.possible_agents.index(agent)), np.float32) for agent in agents}
 
     def _infos(self, agents: list[str], costs: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-        gap = math.inf if self._ranks else _distance(*self.scene.controlled_vehicles)
+        gap = math.inf if self._gone else _distance(*self.scene.controlled_vehicles)
         return {
             agent: {
                 "cost": np.array([costs[agent]], np.float64),
                 "crashed": bool(self._vehicle(agent).crashed),
-                "off_road": False,
+                "off_road": agent in self._off_road,
                 "arrived": agent in self._ranks,
                 "arrival_rank": self._ranks.get(agent, 0),
                 "gap": gap,
@@ -283,3 +279,7 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore
 def _distance(one: Any, other: Any) -> float:
     """Return the distance of two vehicles' centres, m."""
     return math.hypot(one.position[0] - other.position[0], one.position[1] - other.position[1])
+
+
+def _unbounded(size: int) -> gymnasium.spaces.Box:
+    return gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)

@@ -1,4 +1,4 @@
-"""The driving scenarios as data and as subclasses of highway-env's environments.
+"""The driving scenarios as subclasses of highway-env's environments.
 
 Roads and vehicle dynamics are upstream's. What is ours: two controlled vehicles and no traffic, where
 they spawn, a look at every simulation frame, and no pandas observation, which would take half the time.
@@ -6,115 +6,28 @@ they spawn, a look at every simulation frame, and no pandas observation, which w
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gymnasium
 from highway_env.envs.common.abstract import AbstractEnv
 from highway_env.envs.common.graphics import EnvViewer
 from highway_env.envs.common.observation import ObservationType
+from highway_env.envs.intersection_env import IntersectionEnv
 from highway_env.envs.merge_env import MergeEnv
+from highway_env.envs.racetrack_env import RacetrackEnv
 from highway_env.envs.roundabout_env import RoundaboutEnv
+from highway_env.road.road import Road
+from highway_env.vehicle.kinematics import Vehicle
 
 from safemarl_bench.driving.network import PrunedRoadNetwork
-from safemarl_bench.errors import RegistryError, nearest
+from safemarl_bench.driving.settings import SIMULATION_HZ, Settings, Spawn
 
-SIMULATION_HZ = 15
-POLICY_HZ = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The numbers of a scenario that its suite file gives; a value that cannot be used is a `RegistryError`.
-
-    Attributes:
-        gap: centre distance below which a decision costs, m.
-        zone: where the gap counts: merge, both at x >= zone; roundabout, both within `zone` of the centre, m.
-        finish: the finish line: merge, x > finish; roundabout, y <= finish on the north exit road, m.
-        speed_band: (low, high) true speed that is rewarded, m/s.
-        target_speeds: what FASTER and SLOWER choose from, m/s, evenly spaced.
-        spawn_position: agent -> metres along its spawn lane.
-        spawn_speed: agent -> m/s.
-        noise_position, noise_speed: half-widths of the uniform spawn noise, m and m/s.
-    """
-
-    gap: float
-    zone: float
-    finish: float
-    speed_band: tuple[float, float]
-    target_speeds: tuple[float, ...]
-    spawn_position: Mapping[str, float]
-    spawn_speed: Mapping[str, float]
-    noise_position: float
-    noise_speed: float
-
-    def __post_init__(self) -> None:
-        """Refuse here what would otherwise fail, or be misread, in the middle of an episode."""
-        for key in ("gap", "zone", "finish"):
-            self._require(key, "a finite number", _is_number)
-        for key in ("noise_position", "noise_speed"):
-            self._require(key, "a number that is not negative", lambda given: _is_number(given) and given >= 0)
-        for key in ("spawn_position", "spawn_speed"):
-            self._require(
-                key,
-                "one number for each agent",
-                lambda given: isinstance(given, Mapping) and all(map(_is_number, given.values())),
-            )
-        self._require("speed_band", "two numbers, low before high", lambda given: len(_steps(given)) == 1)
-        # Upstream finds the target nearest to a speed by dividing, which is right on an even grid only.
-        self._require(
-            "target_speeds", "two or more evenly spaced numbers, rising", lambda given: _is_even(_steps(given))
-        )
-
-    def _require(self, key: str, expected: str, holds: Callable[[Any], bool]) -> None:
-        given = getattr(self, key)
-        if not holds(given):
-            raise RegistryError(f"{key} needs {expected}, got {given!r}")
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Settings:
-        """Build settings from a suite file's table and overrides.
-
-        Raises:
-            RegistryError: a key is missing or unknown (with the nearest one).
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        for unknown in sorted(set(values) - set(names)):
-            raise RegistryError(f"driving suites have no setting {unknown!r}: {nearest(unknown, names)}")
-        missing = sorted(set(names) - set(values))
-        if missing:
-            raise RegistryError(f"a driving suite needs the settings {', '.join(missing)}")
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        return cls(**fields)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _steps(values: Any) -> list[float]:
-    """Return the differences of neighbours in a rising tuple of numbers, [] for anything else."""
-    if not isinstance(values, tuple) or not all(map(_is_number, values)):
-        return []
-    steps = [high - low for low, high in itertools.pairwise(values)]
-    return steps if all(step > 0 for step in steps) else []
-
-
-def _is_even(steps: list[float]) -> bool:
-    return bool(steps) and all(math.isclose(step, steps[0]) for step in steps)
-
-
-@dataclasses.dataclass(frozen=True)
-class Spawn:
-    """Where and how fast one vehicle starts: metres along its lane, and m/s."""
-
-    position: float
-    speed: float
+BAND_REWARD = 2.0
+STEERING_PENALTY = 0.3
+CENTERING = 4.0
+"""Weight of the squared lateral offset in the racetrack's reward, 1/m^2."""
 
 
 class _NoObservation(ObservationType):  # type: ignore[misc]
@@ -131,12 +44,19 @@ class TwoVehicles(AbstractEnv):  # type: ignore[misc]
     """Mixin over an upstream environment: two controlled vehicles, watched in every frame.
 
     Class attributes:
+        NEEDS: settings that its suite file must give.
         LANES: spawn lane of each vehicle. DESTINATION: route that both plan, or None.
+        CONTINUOUS: one number in [-1, 1] is an action, not one of five meta-actions.
+        TRUNCATES: the time limit only cuts the episode off: values bootstrap, and the clock is not observed.
     """
 
+    NEEDS: ClassVar[tuple[str, ...]]
     LANES: ClassVar[tuple[tuple[str, str, int], ...]]
     DESTINATION: ClassVar[str | None] = None
+    CONTINUOUS: ClassVar[bool] = False
+    TRUNCATES: ClassVar[bool] = False
     viewer: EnvViewer | None
+    road: Road
 
     def __init__(self, settings: Settings, render_mode: str | None = None) -> None:
         """Build the scene, with the vehicles at their mean spawns."""
@@ -147,11 +67,8 @@ class TwoVehicles(AbstractEnv):  # type: ignore[misc]
         self._network: PrunedRoadNetwork | None = None
         config = {
             "simulation_frequency": SIMULATION_HZ,
-            "policy_frequency": POLICY_HZ,
-            "action": {
-                "type": "MultiAgentAction",
-                "action_config": {"type": "DiscreteMetaAction", "target_speeds": list(settings.target_speeds)},
-            },
+            "policy_frequency": settings.policy_frequency,
+            "action": {"type": "MultiAgentAction", "action_config": self.action_config()},
         }
         super().__init__(config=config, render_mode=render_mode)
 
@@ -167,6 +84,14 @@ class TwoVehicles(AbstractEnv):  # type: ignore[misc]
         self.observation_type = _NoObservation(self)
         self.observation_space = self.observation_type.space()
 
+    def action_config(self) -> dict[str, Any]:
+        """Return upstream's description of one vehicle's actions."""
+        return {"type": "DiscreteMetaAction", "target_speeds": list(self.settings.target_speeds)}
+
+    def _reset(self) -> None:
+        self._make_road()
+        self._make_vehicles()
+
     def _make_vehicles(self) -> None:
         if self._network is None:
             self._network = PrunedRoadNetwork(self.road.network)
@@ -174,29 +99,35 @@ class TwoVehicles(AbstractEnv):  # type: ignore[misc]
         self.controlled_vehicles = []
         for lane_index, spawn in zip(self.LANES, self.spawns, strict=True):
             lane = self.road.network.get_lane(lane_index)
-            position, heading = lane.position(spawn.position, 0.0), lane.heading_at(spawn.position)
-            vehicle = self.action_type.vehicle_class(self.road, position, heading=heading, speed=spawn.speed)
+            position = lane.position(spawn.position, spawn.lateral)
+            heading = lane.heading_at(spawn.position) + spawn.heading
+            vehicle = self._make_vehicle(position, heading, spawn.speed)
             if self.DESTINATION is not None:
                 vehicle.plan_route_to(self.DESTINATION)
             self.road.vehicles.append(vehicle)
             self.controlled_vehicles.append(vehicle)
 
-    def simulate(self, actions: tuple[int, ...]) -> None:
+    def _make_vehicle(self, position: Any, heading: float, speed: float) -> Any:
+        return self.action_type.vehicle_class(self.road, position, heading=heading, speed=speed)
+
+    def simulate(self, actions: tuple[Any, ...]) -> None:
         """Drive one decision: upstream's frame loop, with `after_frame` called after every frame.
 
         Args:
-            actions: one meta-action per vehicle; that of a vehicle which has left the road is ignored.
+            actions: one per vehicle, a meta-action or a (1,) float32 vector, which upstream scales in float32; that
+                of a vehicle which has left the scene is ignored.
         """
-        self.time += 1 / POLICY_HZ
+        frames = SIMULATION_HZ // self.settings.policy_frequency
+        self.time += 1 / self.settings.policy_frequency
         for action, action_type in zip(actions, self.action_type.agents_action_types, strict=True):
             if action_type.controlled_vehicle in self.road.vehicles:
                 action_type.act(action)
-        for frame in range(SIMULATION_HZ // POLICY_HZ):
+        for frame in range(frames):
             self.road.act()
             self.road.step(1 / SIMULATION_HZ)
             self.steps += 1
             self.after_frame()
-            if frame < SIMULATION_HZ // POLICY_HZ - 1:
+            if frame < frames - 1:
                 self._automatic_rendering()
         self.enable_auto_render = False
 
@@ -213,7 +144,16 @@ class TwoVehicles(AbstractEnv):  # type: ignore[misc]
 
     def past_finish(self, vehicle: Any) -> float:
         """Return how far past the finish line a vehicle is, m; negative before it or on another road."""
-        raise NotImplementedError
+        return -math.inf
+
+    def off_road(self, vehicle: Any) -> bool:
+        """Whether a vehicle has left the road; never where its controller keeps it on a lane."""
+        return False
+
+    def driving_reward(self, vehicle: Any, action: Any) -> float:
+        """Return the reward of a decision that ends with the vehicle as it is, arrival apart."""
+        low, high = self.settings.speed_band
+        return BAND_REWARD if low <= vehicle.speed <= high else 0.0
 
     def _info(self, obs: Any, action: Any = None) -> dict[str, Any]:
         return {}
@@ -222,6 +162,7 @@ class TwoVehicles(AbstractEnv):  # type: ignore[misc]
 class Merge(TwoVehicles, MergeEnv):  # type: ignore[misc]
     """Leader on the right main lane, follower on the ramp, which ends at an obstacle at x = 310 m."""
 
+    NEEDS = ("finish", "speed_band", "target_speeds")
     LANES = (("a", "b", 1), ("j", "k", 0))
 
     def in_zone(self, vehicle: Any) -> bool:
@@ -237,6 +178,7 @@ class Merge(TwoVehicles, MergeEnv):  # type: ignore[misc]
 class Roundabout(TwoVehicles, RoundaboutEnv):  # type: ignore[misc]
     """Leader enters from the west, follower from the south; both plan to leave by the north exit."""
 
+    NEEDS = ("finish", "speed_band", "target_speeds")
     LANES = (("wer", "wes", 0), ("ser", "ses", 0))
     DESTINATION = "nxs"
     EXIT_ROAD = ("nxs", "nxr")
@@ -251,4 +193,86 @@ class Roundabout(TwoVehicles, RoundaboutEnv):  # type: ignore[misc]
         return past if past >= 0.0 and vehicle.lane_index[:2] == self.EXIT_ROAD else -math.inf
 
 
-SCENARIOS: dict[str, type[TwoVehicles]] = {"merge": Merge, "roundabout": Roundabout}
+class ClippedVehicle(Vehicle):  # type: ignore[misc]
+    """A vehicle whose speed is clipped after every frame: upstream only steers it back, so that it reverses a little.
+
+    Attributes:
+        MIN_SPEED, MAX_SPEED: m/s.
+    """
+
+    speed: float
+
+    def step(self, dt: float) -> None:
+        """Move for `dt` seconds."""
+        super().step(dt)
+        self.speed = min(max(self.speed, self.MIN_SPEED), self.MAX_SPEED)
+
+
+class Intersection(TwoVehicles, IntersectionEnv):  # type: ignore[misc]
+    """Leader from the south to the north, follower from the west to the east; both go straight and accelerate."""
+
+    NEEDS = ("finish", "speed_band")
+    LANES = (("o0", "ir0", 0), ("o1", "ir1", 0))
+    CONTINUOUS = True
+
+    def action_config(self) -> dict[str, Any]:
+        """Acceleration only; [-1, 1] is [-5, 5] m/s^2."""
+        return {"type": "ContinuousAction", "longitudinal": True, "lateral": False}
+
+    def _make_road(self) -> None:
+        """Put upstream's lanes on a plain road: its regulated one never acts on controlled vehicles, but costs time."""
+        super()._make_road()
+        self.road = Road(self.road.network, np_random=self.np_random)
+
+    def _make_vehicle(self, position: Any, heading: float, speed: float) -> Any:
+        if self.settings.speed_range is None:
+            return super()._make_vehicle(position, heading, speed)
+        vehicle = ClippedVehicle(self.road, position, heading=heading, speed=speed)
+        vehicle.MIN_SPEED, vehicle.MAX_SPEED = self.settings.speed_range
+        return vehicle
+
+    def in_zone(self, vehicle: Any) -> bool:
+        """Within a circle around the centre of the crossing."""
+        return math.hypot(*vehicle.position) <= self.settings.zone
+
+    def past_finish(self, vehicle: Any) -> float:
+        """Each in its own direction; the line itself counts."""
+        x, y = vehicle.position.tolist()
+        past: float = (-y if vehicle is self.controlled_vehicles[0] else x) - self.settings.finish
+        return past if past >= 0.0 else -math.inf
+
+    def off_road(self, vehicle: Any) -> bool:
+        """Off its closest lane."""
+        return not vehicle.on_road
+
+
+class Racetrack(TwoVehicles, RacetrackEnv):  # type: ignore[misc]
+    """Leader on the inner lane of a closed track, follower beside it on the outer one; constant speed, both steer."""
+
+    NEEDS = ("noise_heading", "noise_lateral")
+    LANES = (("a", "b", 0), ("a", "b", 1))
+    CONTINUOUS = True
+    TRUNCATES = True
+
+    def action_config(self) -> dict[str, Any]:
+        """Steering only; [-1, 1] is [-pi/4, pi/4] rad."""
+        return {"type": "ContinuousAction", "longitudinal": False, "lateral": True}
+
+    def off_road(self, vehicle: Any) -> bool:
+        """Off its closest lane."""
+        return not vehicle.on_road
+
+    def driving_reward(self, vehicle: Any, action: Any) -> float:
+        """Between 0.37 and 1 on the road, by the offset to the closest lane's centre and the steering; 0 off it."""
+        if self.off_road(vehicle):
+            return 0.0
+        _, lateral = vehicle.lane.local_coordinates(vehicle.position)
+        return float(1.0 / (1.0 + CENTERING * lateral**2) - STEERING_PENALTY * abs(float(action[0])) + 1.0) / 2.0
+
+
+SCENARIOS: dict[str, type[TwoVehicles]] = {
+    "merge": Merge,
+    "roundabout": Roundabout,
+    "intersection": Intersection,
+    "racetrack": Racetrack,
+}

@@ -21,6 +21,7 @@ class CounterConfig:
 class Counter(smb.Agent):
     """Learns the mean reward of each joint action by counting; every number of it is in its checkpoint."""
 
+    action_kinds = ("discrete",)
     Config = CounterConfig
 
     def __init__(self, context, config):
@@ -50,6 +51,7 @@ class Counter(smb.Agent):
 
 
 class _Fixed(smb.Agent):
+    action_kinds = ("discrete",)
     learns = False
 
     def act(self, observation, *, explore, rng):
