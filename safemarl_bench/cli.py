@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_leaderboard(commands)
     text = "Print one record: numbers, learning curve, provenance."
     _add(commands, "show", _show, text, "safemarl-bench show RECORD.json").add_argument(
-        "record", type=Path, help="path of a record"
+        "record", type=Path, nargs="+", help="path of a record; several are shown one after the other"
     )
     records = commands.add_parser("records", help="Check the records of a results directory.")
     nested = records.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -136,16 +136,18 @@ def _show(options: argparse.Namespace) -> int:
     from safemarl_bench.record import read_record
     from safemarl_bench.summary import describe
 
-    print(describe(read_record(options.record)))
+    print("\n\n".join(describe(read_record(path)) for path in options.record))
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
-    from safemarl_bench.record import check_records
+    from safemarl_bench.record import load_records
+    from safemarl_bench.record_check import check_records
 
     problems = check_records(options.results_dir)
-    print("\n".join(problems) or "all records are sound")
-    return 1 if problems else 0
+    count = len(load_records(options.results_dir)) if not problems else 0
+    print("\n".join(problems) or f"{count} records, all sound")
+    return 1 if problems or not count else 0
 
 
 if __name__ == "__main__":

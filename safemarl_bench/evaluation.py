@@ -70,7 +70,7 @@ def play_episode(rollout: Rollout, agent: Agent, name: str, episode: int) -> Epi
         rng = generator("policy", agent.context.seed, tally.length, episode)
         with calling(name, f"act (evaluation episode {episode})", tally.length):
             actions = agent.act(observation, explore=False, rng=rng)
-        transition, infos = rollout.step(actions)
+        transition, infos = rollout.step(actions, by=f"{name} (evaluation episode {episode})")
         tally.add(transition.rewards, transition.costs, infos)
         observation = transition.next_observation
         over = bool(transition.episode_over[0])

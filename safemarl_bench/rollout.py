@@ -32,7 +32,7 @@ def check_actions(actions: Any, spaces: Mapping[str, gymnasium.Space[Any]], num_
         ContractError: an agent is missing or unknown, a shape or type is wrong, a number is NaN or out of range.
     """
     if not isinstance(actions, Mapping) or set(actions) != set(spaces):
-        given = sorted(actions) if isinstance(actions, Mapping) else type(actions).__name__
+        given = sorted(map(repr, actions)) if isinstance(actions, Mapping) else type(actions).__name__
         raise ContractError(f"act must return a dict with one action array for each of {sorted(spaces)}, got {given}")
     return {agent: _check_action(agent, actions[agent], space, num_envs) for agent, space in spaces.items()}
 
@@ -70,6 +70,8 @@ class Rollout:
         self.game = game
         self.spaces = {agent: game.action_space(agent) for agent in spec.roles}
         self._absent = {agent: np.zeros(game.observation_space(agent).shape, np.float32) for agent in spec.roles}
+        for absent in self._absent.values():
+            absent.setflags(write=False)  # agents are handed views of it
         self._neutral = {
             agent: np.asarray([spec.neutral_actions[agent]], self.spaces[agent].dtype).reshape(
                 1, *(self.spaces[agent].shape or ())
@@ -86,11 +88,12 @@ class Rollout:
         self.observation = self._observe(raw)
         return self.observation
 
-    def step(self, actions: Any) -> tuple[Transition, Infos]:
+    def step(self, actions: Any, *, by: str) -> tuple[Transition, Infos]:
         """Take one decision.
 
         Args:
             actions: as `Agent.act` returned them.
+            by: what errors call the agent.
 
         Returns:
             the transition, and the game's infos by agent (live agents only).
@@ -99,7 +102,10 @@ class Rollout:
             ContractError: bad actions (the episode stays where it is), or a bad reward or cost.
         """
         before = self.observation
-        chosen = check_actions(actions, self.spaces, 1)
+        try:
+            chosen = check_actions(actions, self.spaces, 1)
+        except ContractError as error:
+            raise ContractError(f"agent {by!r} at step {self._step} of an episode: {error}") from error
         executed = {agent: chosen[agent] if before.alive[agent][0] else self._neutral[agent] for agent in chosen}
         played = {agent: self._to_game(agent, executed[agent]) for agent in self.game.agents}
         raw, rewards, terminations, truncations, infos = self.game.step(played)
@@ -155,6 +161,6 @@ def calling(agent: str, method: str, step: int) -> Iterator[None]:
         yield
     except SafeMARLBenchError:
         raise
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ContractError(f"agent {agent!r} raised in {method} at step {step}: {what}") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,8 +123,8 @@ def resolve_cell(
     spec.budget_steps(budget)
     if episodes is None:
         episodes = SMOKE_EPISODES if budget == "smoke" else DEFAULT_EPISODES
-    if episodes < 1:
-        raise SafeMARLBenchError(f"evaluation episodes must be at least 1, got {episodes}")
+    if not isinstance(episodes, int) or episodes < 1:
+        raise SafeMARLBenchError(f"evaluation episodes must be an integer of at least 1, got {episodes!r}")
     values = {**spec.agents.get(agent, {}), **(config or {})}
     return Cell(spec, agent, agent_class, build_config(agent_class, values), check_seed(seed), budget, episodes)
 
@@ -165,8 +164,9 @@ def run_cell(cell: Cell, results_dir: str | Path, *, progress: bool = True) -> R
     work = results / "in_progress" / cell_key(cell)
     lock = filelock.FileLock(work.with_suffix(".lock"), timeout=0)
     try:
-        work.mkdir(parents=True, exist_ok=True)
+        work.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+        work.mkdir(exist_ok=True)
     except filelock.Timeout:
         raise RecordError(f"{cell.label} is being run by another process in {results}; wait for it") from None
     except OSError as error:
@@ -175,6 +175,11 @@ def run_cell(cell: Cell, results_dir: str | Path, *, progress: bool = True) -> R
         record = _run_locked(cell, results, work, progress)
         Path(lock.lock_file).unlink(missing_ok=True)
         return record
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        saved = "from its last checkpoint" if list(work.glob("step-*/trainer.json")) else "anew: nothing was saved yet"
+        raise Interrupted(f"{cell.label} was cut off; the same command starts it {saved}") from None
     finally:
         lock.release()
 
@@ -190,7 +195,6 @@ def _key(section: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
 
 def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRecord:
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    clock = time.perf_counter()
     game = make(cell.spec.name)
     try:
         agent = build_agent(cell, game)
@@ -200,6 +204,7 @@ def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRec
             _train(cell, trainer, progress)
         policy = work / "policy"
         shutil.rmtree(policy, ignore_errors=True)
+        policy.mkdir()
         with calling(cell.agent, "save", trainer.step):
             agent.save(policy, training=False)
         evaluation = _evaluate(cell, rollout, agent, progress)
@@ -212,7 +217,7 @@ def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRec
             **code_state(),
             **machine(),
             "started": started,
-            "wall_seconds": round(time.perf_counter() - clock, 2),
+            "wall_seconds": round(trainer.seconds(), 2),
         },
         train=trainer.log.section(),
         eval=summarise_evaluation(evaluation),
@@ -225,10 +230,11 @@ def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRec
 
 def build_agent(cell: Cell, game: Game) -> Agent:
     """Return the cell's agent, untrained, for a game of the cell's suite. Torch is held to one thread."""
+    with calling(cell.agent, "__init__", 0):
+        agent = cell.agent_class(make_context(cell.spec, game, steps=cell.steps, seed=cell.seed), cell.config)
     if "torch" in sys.modules:  # more threads change the order of sums, and with it the record
         sys.modules["torch"].set_num_threads(1)
-    with calling(cell.agent, "__init__", 0):
-        return cell.agent_class(make_context(cell.spec, game, steps=cell.steps, seed=cell.seed), cell.config)
+    return agent
 
 
 def _bar(cell: Cell, what: str, total: int, initial: int, unit: str, progress: bool) -> Any:
@@ -275,9 +281,14 @@ def _keep_policy(policy: Path, results: Path, cell: Cell) -> dict[str, Any]:
         return {"sha256": None, "bytes": 0}
     digest, size = folder_digest(policy)
     kept = results / "checkpoints" / digest[:16]
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    if not kept.exists():
-        policy.rename(kept)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        if kept.exists() and folder_digest(kept)[0] != digest:
+            shutil.rmtree(kept)
+        if not kept.exists():
+            policy.rename(kept)
+    except OSError as error:
+        raise CheckpointError(f"cannot keep checkpoint {kept}: {error.strerror or error}") from error
     return {"sha256": digest, "bytes": size}
 
 
@@ -303,7 +314,8 @@ def load_agent(source: RunRecord | str | Path, results_dir: str | Path | None = 
     if isinstance(source, RunRecord):
         record, results = source, Path(results_dir or DEFAULT_RESULTS)
     else:
-        record, results = read_record(source), Path(results_dir or Path(source).resolve().parents[3])
+        folders = Path(source).resolve().parents  # <results>/runs/<suite>/<agent>/<file>
+        record, results = read_record(source), Path(results_dir or folders[min(3, len(folders) - 1)])
     cell = resolve_cell(
         record.suite,
         record.agent,

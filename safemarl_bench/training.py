@@ -7,11 +7,12 @@ pure functions of (seed, episode, step), so the agent and a few counters are all
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from safemarl_bench.checkpoint import read_checkpoint, write_checkpoint
 from safemarl_bench.contract import Agent
-from safemarl_bench.errors import CheckpointError
+from safemarl_bench.errors import CheckpointError, ContractError
 from safemarl_bench.evaluation import EpisodeTally
 from safemarl_bench.rng import generator
 from safemarl_bench.rollout import Rollout, calling
@@ -88,6 +89,15 @@ class TrainLog:
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in ("roles", "pending")}
 
 
+def check_metrics(metrics: Any) -> None:
+    """Raise `ContractError` unless `metrics`, from `Agent.learn`, is a dict of finite floats by name."""
+    if not isinstance(metrics, Mapping):
+        raise ContractError(f"learn must return a dict of metrics, got {type(metrics).__name__}")
+    for name, value in metrics.items():
+        if not isinstance(value, float) or not math.isfinite(value):
+            raise ContractError(f"learn must return finite floats by name, got {name!r}: {value!r}")
+
+
 def log_steps(total: int) -> set[int]:
     """Return at most 64 log-spaced decision counts that end at `total`."""
     if total < 1:
@@ -130,7 +140,7 @@ class Trainer:
     Attributes:
         rollout: the game. agent: the learner. name: what errors call it.
         seed: of spawns and exploration. total: decisions. folder: where checkpoints go.
-        progress: a tqdm bar over decisions, already at `step`.
+        step: decisions taken so far. log: what they led to.
     """
 
     rollout: Rollout
@@ -145,6 +155,7 @@ class Trainer:
     def __post_init__(self) -> None:
         """Start at decision 0."""
         self.log = TrainLog(self.rollout.spec.roles)
+        self._started, self._seconds_before = time.perf_counter(), 0.0
 
     def resume(self) -> bool:
         """Load the newest complete checkpoint, if there is one.
@@ -158,7 +169,7 @@ class Trainer:
         try:
             _, state = read_checkpoint(newest, "trainer")
             self.agent.load(newest)
-            self.step = int(state["step"])
+            self.step, self._seconds_before = int(state["step"]), float(state["seconds"])
             self.log = TrainLog(**{**state["log"], "roles": self.rollout.spec.roles})
         except (CheckpointError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"cannot resume from {newest}: {error}; delete that folder to start again") from error
@@ -167,15 +178,24 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint; it counts only once its last file, trainer.json, is in place."""
         folder = self.folder / f"step-{self.step:012d}"
-        if folder.exists() and not (folder / "trainer.json").exists():
-            shutil.rmtree(folder)
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            self.agent.save(folder, training=True)
-            write_checkpoint(folder, "trainer", {}, {"step": self.step, "log": dataclasses.asdict(self.log)})
-        for older in self._complete_checkpoints():
-            if older != folder:
-                shutil.rmtree(older)
+        try:
+            if folder.exists() and not (folder / "trainer.json").exists():
+                shutil.rmtree(folder)
+            if not folder.exists():
+                folder.mkdir(parents=True)
+                with calling(self.name, "save", self.step):
+                    self.agent.save(folder, training=True)
+                state = {"step": self.step, "seconds": self.seconds(), "log": dataclasses.asdict(self.log)}
+                write_checkpoint(folder, "trainer", {}, state)
+            for older in self._complete_checkpoints():
+                if older != folder:
+                    shutil.rmtree(older)
+        except OSError as error:
+            raise CheckpointError(f"cannot write checkpoint {folder}: {error.strerror or error}") from error
+
+    def seconds(self) -> float:
+        """Return the wall seconds spent on this run so far, interruptions left out."""
+        return self._seconds_before + time.perf_counter() - self._started
 
     def _complete_checkpoints(self) -> list[Path]:
         return [path.parent for path in self.folder.glob("step-*/trainer.json")]
@@ -210,11 +230,11 @@ class Trainer:
             with calling(self.name, "act", self.step):
                 rng = generator("explore", self.seed, self.step)
                 actions = self.agent.act(observation, explore=True, rng=rng)
-            transition, infos = self.rollout.step(actions)
+            transition, infos = self.rollout.step(actions, by=f"{self.name} (training)")
             with calling(self.name, "observe", self.step):
                 self.agent.observe(transition)
             with calling(self.name, "learn", self.step):
-                self.agent.learn()
+                check_metrics(self.agent.learn())
             tally.add(transition.rewards, transition.costs, infos)
             observation = transition.next_observation
             over = bool(transition.episode_over[0])

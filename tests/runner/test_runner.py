@@ -3,8 +3,8 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
-import stat
 
 import numpy as np
 import pytest
@@ -19,7 +19,8 @@ from safemarl_bench.errors import (
     RegistryError,
     SafeMARLBenchError,
 )
-from safemarl_bench.record import check_records, read_record
+from safemarl_bench.record import read_record
+from safemarl_bench.record_check import check_records
 from safemarl_bench.training import Interrupted, Trainer, TrainLog, log_steps
 
 AGENT = "toy_suite.agents:Counter"
@@ -140,7 +141,10 @@ def test_a_corrupt_checkpoint_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("agent", "message"),
     [
-        ("OutOfRange", r"action of 'leader' must be in 0\.\.2, got \[7\]"),
+        (
+            "OutOfRange",
+            r"agent 'toy_suite.agents:OutOfRange.*' at step 0 of an episode: action of 'leader' must be in 0\.\.2, got \[7\]",
+        ),
         ("WrongType", "action of 'leader' must be integers, got float64"),
         ("NotANumber", "action of 'leader' must be integers, got float64"),
         ("WrongShape", r"action of 'leader' must have shape \(1,\), got \(3,\)"),
@@ -166,6 +170,7 @@ def test_a_misbehaving_agent_is_one_clear_line_and_no_record(tmp_path, agent, me
         ({"config": {"epsilom": 1.0}}, RegistryError, "did you mean 'epsilon'"),
         ({"seed": -1}, SafeMARLBenchError, "seed must be an integer"),
         ({"episodes": 0}, SafeMARLBenchError, "at least 1, got 0"),
+        ({"episodes": 2.5}, SafeMARLBenchError, "at least 1, got 2.5"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(tmp_path, settings, error, message):
@@ -200,13 +205,51 @@ def test_a_saved_agent_acts_as_it_was_evaluated(tmp_path):
         assert tally.returns["leader"] == record.eval["returns"]["leader"][episode]
 
 
-def test_an_altered_checkpoint_is_refused(tmp_path):
+def test_an_altered_checkpoint_is_refused_reported_and_repaired_by_the_next_run(tmp_path):
     record = run(tmp_path)
     (path,) = tmp_path.glob("checkpoints/*/counter.safetensors")
-    os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(CheckpointError, match="was altered"):
         smb.load_agent(record, tmp_path)
+    assert [problem.rpartition(" ")[2] for problem in check_records(tmp_path)] == ["altered"]
+    run(tmp_path)
+    assert check_records(tmp_path) == []
+    assert smb.load_agent(record, tmp_path).counts.sum() == 60
+
+
+def test_a_missing_checkpoint_is_reported(tmp_path):
+    run(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    (problem,) = check_records(tmp_path)
+    assert problem.endswith("is missing")
+
+
+def test_a_second_ctrl_c_stops_at_once_and_says_what_is_kept(tmp_path, monkeypatch):
+    def insist(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(smb.Agent, "learn", insist)
+        with pytest.raises(Interrupted, match="the same command starts it anew: nothing was saved yet"):
+            run(tmp_path)
+    assert run(tmp_path).episodes == 4
+
+
+@pytest.mark.parametrize("metrics", ["nonsense", {"loss": float("nan")}, {"loss": "low"}])
+def test_metrics_that_are_no_finite_floats_stop_the_run(tmp_path, monkeypatch, metrics):
+    monkeypatch.setattr(smb.Agent, "learn", lambda self: metrics)
+    with pytest.raises(ContractError, match="learn must return"):
+        run(tmp_path)
+
+
+def test_an_agents_own_long_message_becomes_one_line(tmp_path, monkeypatch):
+    def fail(self):
+        raise RuntimeError("many\nlines\n  of text")
+
+    monkeypatch.setattr(smb.Agent, "learn", fail)
+    with pytest.raises(ContractError, match="raised in learn at step 0: RuntimeError: many lines of text"):
+        run(tmp_path)
 
 
 def test_find_record_wants_the_same_cell(tmp_path):
