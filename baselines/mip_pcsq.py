@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from safemarl_bench.contract import AgentContext
-from safemarl_bench.errors import RegistryError, nearest
+from safemarl_bench.errors import ContractError, RegistryError, nearest
 from safemarl_bench.learning import (
     Batch,
     Decision,
@@ -55,6 +55,22 @@ class MIPPCSQConfig(JointQConfig):
     lam_q_follower: float = 1.0  # weight of |dQ2|
     lam_g_leader: float = 1.0  # weight of each |dG1|
     lam_g_follower: float = 1.0  # weight of each |dG2|
+
+    def __post_init__(self) -> None:
+        """Check ranges; see `JointQConfig`.
+
+        Raises:
+            ContractError: a share outside [0, 1], a negative weight, or eps_p that is not positive.
+        """
+        super().__post_init__()
+        for name in ("alpha", "beta_start"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ContractError(f"config key {name!r} must be in [0, 1], got {getattr(self, name)}")
+        for name in ("lam_q_leader", "lam_q_follower", "lam_g_leader", "lam_g_follower"):
+            if not getattr(self, name) >= 0.0:
+                raise ContractError(f"config key {name!r} must not be negative, got {getattr(self, name)}")
+        if not self.eps_p > 0.0:
+            raise ContractError(f"config key 'eps_p' must be positive, got {self.eps_p}")
 
 
 def equilibrium(tables: torch.Tensor, d_leader: torch.Tensor, d_follower: torch.Tensor, backend: str) -> torch.Tensor:

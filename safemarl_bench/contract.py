@@ -156,6 +156,7 @@ class Agent(ABC):
     Class attributes:
         version: bump it when the same config and seed give another result.
         action_kinds: the kinds of action space it can play: "discrete", "continuous".
+        pairs_only: it plays exactly one leader and one follower.
         learns: False skips training (budget steps are not spent).
         deterministic: untrained and independent of the seed: one record is enough.
         privileged: "" for an ordinary agent, "planner" or "oracle" for one that uses the simulator.
@@ -164,6 +165,7 @@ class Agent(ABC):
 
     version: ClassVar[str] = "1"
     action_kinds: ClassVar[tuple[str, ...]] = ("discrete", "continuous")
+    pairs_only: ClassVar[bool] = False
     learns: ClassVar[bool] = True
     deterministic: ClassVar[bool] = False
     privileged: ClassVar[str] = ""
@@ -217,6 +219,8 @@ def build_config(agent_class: type[Agent], values: Mapping[str, Any]) -> Any:
     Raises:
         RegistryError: an unknown key (with the nearest one), or a value of another type than the default's.
     """
+    if not dataclasses.is_dataclass(agent_class.Config):
+        raise RegistryError(f"Config of agent {agent_class.__name__} must be a dataclass, got {agent_class.Config!r}")
     fields = {field.name: field for field in dataclasses.fields(agent_class.Config)}
     converted = {}
     for key, value in values.items():

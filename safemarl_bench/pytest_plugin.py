@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from safemarl_bench.contract import Agent
     from safemarl_bench.record import RunRecord
     from safemarl_bench.runner import Cell
 
-BUDGETS = ("smoke", "quick", "full")
 RECORD_PROPERTY = "safemarl_bench_record"
 
 
@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="suite to run on, repeatable; default: every suite of the leaderboard",
     )
     add("--seeds", default="1", metavar="N|A:B", help="seeds 0..N-1, or A..B-1; default 1 (a verdict needs 5)")
-    add("--budget", default="quick", metavar="|".join(BUDGETS), help="training budget; default quick")
+    add("--budget", default="quick", metavar="NAME", help="training budget: smoke, quick (default) or full")
     add(
         "--episodes",
         type=int,
@@ -87,17 +87,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _check_options(option: Any) -> None:
     from safemarl_bench.errors import RecordError, RegistryError, SafeMARLBenchError, nearest
-    from safemarl_bench.registry import get_agent, get_suite, suite_names
+    from safemarl_bench.registry import get_agent, get_suite
+    from safemarl_bench.runner import resolve_cell
 
-    for agent in option.agent:
-        get_agent(agent)
-    for suite in option.suite or suite_names():
-        get_suite(suite)
-    if option.budget not in BUDGETS:
-        raise RegistryError(f"unknown budget {option.budget!r}: {nearest(option.budget, BUDGETS)}")
     if option.episodes is not None and option.episodes < 1:
         raise SafeMARLBenchError(f"--episodes must be at least 1, got {option.episodes}")
     _seeds(option.seeds)
+    suites = _suites(option)
+    budgets = {budget for suite in suites for budget in get_suite(suite).budgets}
+    if option.budget not in budgets:
+        raise RegistryError(f"unknown budget {option.budget!r}: {nearest(option.budget, budgets)}")
+    for agent in option.agent:
+        for suite in suites:
+            if not _misfit(suite, get_agent(agent), option.budget):
+                resolve_cell(suite, agent, budget=option.budget)
     results = Path(option.results_dir)
     existing = next(path for path in (results, *results.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -112,9 +115,24 @@ def _seeds(text: str) -> range:
         seeds = range(int(first), int(last)) if colon else range(int(first))
     except ValueError:
         seeds = range(0)
-    if not seeds or seeds[0] < 0:
+    if not 0 < len(seeds) <= 10_000 or seeds[0] < 0:
         raise SafeMARLBenchError(f"--seeds must be N (seeds 0..N-1) or A:B (seeds A..B-1), got {text!r}")
     return seeds
+
+
+def _suites(option: Any) -> list[str]:
+    from safemarl_bench.registry import get_suite, suite_names
+
+    return sorted(set(option.suite)) or [suite for suite in suite_names() if get_suite(suite).ranked]
+
+
+def _misfit(suite: str, agent_class: type[Agent], budget: str) -> str:
+    """Return why a pair is skipped, or ""."""
+    from safemarl_bench.registry import get_suite, incompatibility
+
+    spec = get_suite(suite)
+    missing = "" if budget in spec.budgets else f"suite {suite} has no budget {budget!r}"
+    return incompatibility(spec, agent_class) or missing
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -128,14 +146,13 @@ def _cells(option: Any) -> list[Any]:
     if not option.agent:
         skip = pytest.mark.skip(reason="no agent given: pytest suites/ --agent=NAME (`safemarl-bench list` shows all)")
         return [pytest.param("no-agent", marks=skip)]
-    from safemarl_bench.registry import get_agent, get_suite, incompatibility, suite_names
+    from safemarl_bench.registry import get_agent
 
     cells = []
-    ranked = [suite for suite in suite_names() if get_suite(suite).ranked]
-    for suite in sorted(set(option.suite)) or ranked:
+    for suite in _suites(option):
         for agent in sorted(set(option.agent)):
             agent_class = get_agent(agent)
-            reason = incompatibility(get_suite(suite), agent_class)
+            reason = _misfit(suite, agent_class, option.budget)
             seeds = _seeds(option.seeds)[:1] if agent_class.deterministic or reason else _seeds(option.seeds)
             marks = [pytest.mark.skip(reason=reason)] if reason else []
             cells += [pytest.param(CellName(suite, agent, seed), marks=marks) for seed in seeds]
@@ -169,14 +186,19 @@ def _smb_run_record(smb_cell: Cell, smb_results_dir: Path, pytestconfig: pytest.
     from safemarl_bench.runner import find_record, run_cell
 
     reuse = pytestconfig.option.reuse
-    record = find_record(smb_cell, smb_results_dir) if reuse != "never" else None
-    if record is None and reuse == "only":
-        pytest.skip(f"no record of {smb_cell.label} in {smb_results_dir} (--reuse only)")
     try:
-        with _terminal(pytestconfig):
-            return record or run_cell(smb_cell, smb_results_dir)
+        record = find_record(smb_cell, smb_results_dir) if reuse != "never" else None
+        if record is None and reuse != "only":
+            with _terminal(pytestconfig):
+                record = run_cell(smb_cell, smb_results_dir)
+        problem = ""
     except SafeMARLBenchError as error:
-        pytest.fail(str(error), pytrace=False)
+        record, problem = None, str(error)
+    if problem:
+        pytest.fail(problem, pytrace=False)
+    if record is None:
+        pytest.skip(f"no record of {smb_cell.label} in {smb_results_dir} (--reuse only)")
+    return record
 
 
 @pytest.fixture
@@ -217,6 +239,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     reports = [report for reports in terminalreporter.stats.values() for report in reports]
     properties = [pair for report in reports for pair in getattr(report, "user_properties", [])]
     paths = sorted({value for key, value in properties if key == RECORD_PROPERTY})
+    unfinished = sorted(Path(config.option.results_dir).glob("in_progress/*/step-*/trainer.json"))
+    if config.option.agent and unfinished:
+        terminalreporter.section("safemarl-bench")
+        terminalreporter.write_line(
+            f"{len(unfinished)} unfinished runs in {unfinished[0].parents[2]}; the same command resumes them"
+        )
     if not paths:
         return
     from safemarl_bench.errors import SafeMARLBenchError

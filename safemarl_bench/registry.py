@@ -14,6 +14,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 import pettingzoo
 
+from safemarl_bench import suite_values
 from safemarl_bench.contract import Agent, AgentContext, Features
 from safemarl_bench.errors import IncompatiblePair, MissingDependency, RegistryError, SafeMARLBenchError, nearest
 
@@ -109,13 +111,19 @@ def read_suite(path: str | Path) -> SuiteSpec:
     """Read a suite's data file.
 
     Raises:
-        RegistryError: it cannot be read, is no TOML, or a key is missing or unknown.
+        RegistryError: it cannot be read, is no TOML, a key is missing or unknown, or a value makes no sense.
     """
     path = Path(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        spec = _parse_suite(tomllib.loads(path.read_text(encoding="utf-8")), path)
+        for problem in suite_values.problems(spec):
+            raise RegistryError(f"suite file {path}: {problem}")
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # ValueError: no TOML, no UTF-8
         raise RegistryError(f"suite file {path}: {error}") from error
+    return spec
+
+
+def _parse_suite(data: dict[str, Any], path: Path) -> SuiteSpec:
     suite = dict(data.pop("suite", {}))
     suite["env"] = data.pop("env", {})
     suite["budgets"] = data.pop("budgets", {})
@@ -130,7 +138,7 @@ def read_suite(path: str | Path) -> SuiteSpec:
     if missing:
         raise RegistryError(f"suite file {path} lacks {', '.join(missing)}")
     for key in ("backends", "leader", "followers", "constraints"):
-        suite[key] = tuple(suite[key])
+        suite[key] = tuple(suite[key]) if isinstance(suite[key], list) else (suite[key],)
     suite["cost_limits"] = {agent: tuple(float(x) for x in limits) for agent, limits in suite["cost_limits"].items()}
     suite.update({owner: _features(scale) for owner, scale in scales.items()})
     return SuiteSpec(**suite)
@@ -204,7 +212,7 @@ def register_suite(path: str | Path) -> SuiteSpec:
 
 
 def load_object(reference: str) -> Any:
-    """Import ``module:attribute``.
+    """Import ``module:attribute``, also from the current folder, as ``python -m`` would.
 
     Raises:
         RegistryError: malformed reference, no such module, no such attribute, or the module fails on import.
@@ -212,12 +220,17 @@ def load_object(reference: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
         raise RegistryError(f"{reference!r} is not of the form package.module:Name")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # last: nothing in it hides an installed package
     try:
         module = importlib.import_module(module_name)
     except MissingDependency:
         raise
     except Exception as error:
-        raise RegistryError(f"cannot import {module_name!r} (from {reference!r}): {error}") from error
+        hint = "; is it installed, or in the current folder?" if isinstance(error, ModuleNotFoundError) else ""
+        what = " ".join(str(error).split())
+        raise RegistryError(f"cannot import {module_name!r} (from {reference!r}): {what}{hint}") from error
     if not hasattr(module, attribute):
         hint = nearest(attribute, (name for name in vars(module) if not name.startswith("_")))
         raise RegistryError(f"module {module_name!r} has no {attribute!r}: {hint}")
@@ -227,7 +240,11 @@ def load_object(reference: str) -> Any:
 @functools.cache
 def _entry_point_agents() -> dict[str, str]:
     """Return name -> ``module:Class`` for the entry-point group."""
-    return {entry.name: entry.value for entry in sorted(importlib.metadata.entry_points(group=AGENT_GROUP))}
+    found: dict[str, str] = {}
+    for entry in sorted(importlib.metadata.entry_points(group=AGENT_GROUP)):
+        if found.setdefault(entry.name, entry.value) != entry.value:
+            raise RegistryError(f"agent {entry.name!r} is registered twice: {found[entry.name]} and {entry.value}")
+    return found
 
 
 def agent_names() -> list[str]:
@@ -272,6 +289,9 @@ def register_agent(name: str, agent_class: type[Agent]) -> None:
 
 def incompatibility(spec: SuiteSpec, agent_class: type[Agent]) -> str:
     """Return why the agent cannot run on the suite, or ""."""
+    if agent_class.pairs_only and (len(spec.leader), len(spec.followers)) != (1, 1):
+        roles = f"{len(spec.leader)} leaders and {len(spec.followers)} followers"
+        return f"{agent_class.__name__} plays one leader and one follower, suite {spec.name} has {roles}"
     if spec.action_kind not in agent_class.action_kinds:
         able = " or ".join(agent_class.action_kinds)
         return f"{agent_class.__name__} plays {able} actions, suite {spec.name} has {spec.action_kind} ones"

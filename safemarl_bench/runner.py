@@ -20,7 +20,7 @@ import tqdm
 from safemarl_bench.canonical_json import canonical, sha256
 from safemarl_bench.checkpoint import folder_digest
 from safemarl_bench.contract import Agent, build_config
-from safemarl_bench.errors import CheckpointError, RecordError, SafeMARLBenchError
+from safemarl_bench.errors import CheckpointError, RecordError, RegistryError, SafeMARLBenchError
 from safemarl_bench.evaluation import EpisodeTally, evaluate
 from safemarl_bench.provenance import code_state, distribution_of, machine, package_versions
 from safemarl_bench.record import RunRecord, load_records, read_record, write_record
@@ -125,6 +125,8 @@ def resolve_cell(
         episodes = SMOKE_EPISODES if budget == "smoke" else DEFAULT_EPISODES
     if not isinstance(episodes, int) or episodes < 1:
         raise SafeMARLBenchError(f"evaluation episodes must be an integer of at least 1, got {episodes!r}")
+    if not isinstance(agent_class.version, str) or not isinstance(agent_class.action_kinds, tuple):
+        raise RegistryError(f"agent {agent!r}: version must be text and action_kinds a tuple of text")
     values = {**spec.agents.get(agent, {}), **(config or {})}
     return Cell(spec, agent, agent_class, build_config(agent_class, values), check_seed(seed), budget, episodes)
 

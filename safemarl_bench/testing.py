@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import tempfile
 import warnings
@@ -18,6 +19,7 @@ from safemarl_bench.errors import ContractError
 from safemarl_bench.registry import Game, SuiteSpec, check_pair, get_agent, get_suite, make, make_context
 from safemarl_bench.rng import generator
 from safemarl_bench.rollout import Rollout, calling, check_actions
+from safemarl_bench.training import check_metrics
 
 CHECK_DECISIONS = 60
 
@@ -27,18 +29,24 @@ def _require(condition: object, message: str) -> None:
         raise ContractError(message)
 
 
-def check_suite(suite: str) -> None:
-    """Check that a registered suite keeps the contract of `safemarl_bench.contract`.
+def check_suite(env_or_name: str | Game) -> None:
+    """Check that a registered suite, or a game of one, keeps the contract of `safemarl_bench.contract`.
 
     PettingZoo's own test; roles, limits and features that match the data file; the same space objects at each
     call; costs as float64 vectors for every live agent; observations and states inside their spaces; an end
     within the horizon; the same seed gives the same episode in any order; on the leaderboard, others differ.
 
+    Args:
+        env_or_name: a suite's name, or a game whose ``metadata["name"]`` is that name (``@version`` may follow).
+
     Raises:
         RegistryError: unknown suite. ContractError: the breach.
     """
+    if isinstance(env_or_name, str):
+        suite, game = env_or_name, make(env_or_name)
+    else:
+        suite, game = str(env_or_name.metadata.get("name", "")).partition("@")[0], env_or_name
     spec = get_suite(suite)
-    game = make(suite)
     try:
         _check_statics(spec, game)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -104,7 +112,7 @@ def _trace(spec: SuiteSpec, game: Game, stream: str, episode: int) -> list[list[
         _require(len(trace) <= spec.horizon, f"suite {spec.name}: an episode outlasts its horizon of {spec.horizon}")
         _check_inside(spec, game, observation)
         alive = list(game.agents)
-        transition, infos = rollout.step(_random_actions(rollout, rng))
+        transition, infos = rollout.step(_random_actions(rollout, rng), by="random")
         for agent in alive:
             _require(agent in infos, f"suite {spec.name}: no infos for the live agent {agent!r}")
         for agent in set(spec.roles) - set(alive):
@@ -161,33 +169,44 @@ def check_agent(agent: str | type[Agent], suite: str) -> None:
     try:
         context = make_context(spec, game, steps=CHECK_DECISIONS, seed=1)
         config = build_config(agent_class, spec.agents.get(name, {}))
-        learner = agent_class(context, config)
-        rollout = Rollout(spec, game)
-        observation = _learn_a_little(name, learner, rollout)
-        _check_acting(name, learner, context, observation)
-        _check_saving(name, learner, agent_class(context, config), observation)
+        with calling(name, "__init__", 0):
+            learner = agent_class(context, config)
+            fresh = agent_class(dataclasses.replace(context, seed=2), config)
+        observations = _learn_a_little(name, learner, Rollout(spec, game))
+        for observation in observations:
+            _check_acting(name, learner, context, observation)
+        _check_saving(name, learner, fresh, observations)
     finally:
         game.close()
 
 
-def _learn_a_little(name: str, learner: Agent, rollout: Rollout) -> Observation:
+def _learn_a_little(name: str, learner: Agent, rollout: Rollout) -> list[Observation]:
+    """Train for `CHECK_DECISIONS`; return copies of the observations met."""
     episode = 0
-    first = observation = rollout.reset(stream="train", seed=1, episode=episode)
+    observation = rollout.reset(stream="train", seed=1, episode=episode)
+    met = []
     for step in range(CHECK_DECISIONS):
+        met.append(_batch(observation, 1))
         with calling(name, "act", step):
             actions = learner.act(observation, explore=True, rng=generator("explore", 1, step))
-        transition, _ = rollout.step(actions)
+        _check_kept(name, met[-1], observation)
+        transition, _ = rollout.step(actions, by=name)
         with calling(name, "observe", step):
             learner.observe(transition)
         with calling(name, "learn", step):
-            metrics = learner.learn()
-        numbers = all(isinstance(value, float) for value in metrics.values())
-        _require(numbers, f"agent {name!r}: learn must return floats by name, got {metrics}")
+            check_metrics(learner.learn())
         observation = transition.next_observation
         if transition.episode_over[0]:
             episode += 1
             observation = rollout.reset(stream="train", seed=1, episode=episode)
-    return first
+    return met
+
+
+def _check_kept(name: str, before: Observation, after: Observation) -> None:
+    kept = (before.state == after.state).all() and (before.step == after.step).all()
+    for role, array in before.by_agent.items():
+        kept &= (array == after.by_agent[role]).all() and (before.alive[role] == after.alive[role]).all()
+    _require(kept, f"agent {name!r}: act changes the observation it is given")
 
 
 def _batch(observation: Observation, count: int) -> Observation:
@@ -201,22 +220,23 @@ def _batch(observation: Observation, count: int) -> Observation:
 
 
 def _greedy(name: str, agent: Agent, observation: Observation) -> Any:
+    before = _batch(observation, 1)
     with calling(name, "act", 0):
-        return agent.act(observation, explore=False, rng=generator("policy", 1, 0))
+        actions = agent.act(observation, explore=False, rng=generator("policy", 1, 0))
+    _check_kept(name, before, observation)
+    return actions
 
 
 def _check_acting(name: str, agent: Agent, context: AgentContext, observation: Observation) -> None:
-    before = _batch(observation, 1)
     first = check_actions(_greedy(name, agent, observation), context.action_spaces, 1)
     again = check_actions(_greedy(name, agent, observation), context.action_spaces, 1)
     for role in context.agents:
         _require((first[role] == again[role]).all(), f"agent {name!r}: the same greedy call gave another action")
-        kept = (before.by_agent[role] == observation.by_agent[role]).all() and (before.state == observation.state).all()
-        _require(kept, f"agent {name!r}: act changes the observation it is given")
     check_actions(_greedy(name, agent, _batch(observation, 3)), context.action_spaces, 3)
 
 
-def _check_saving(name: str, trained: Agent, fresh: Agent, observation: Observation) -> None:
+def _check_saving(name: str, trained: Agent, fresh: Agent, observations: list[Observation]) -> None:
+    """Check that `fresh`, of another seed, acts as `trained` does once it has loaded its checkpoint."""
     for training in (False, True):
         with tempfile.TemporaryDirectory() as folder:
             with calling(name, "save", CHECK_DECISIONS):
@@ -231,6 +251,7 @@ def _check_saving(name: str, trained: Agent, fresh: Agent, observation: Observat
                 continue
             with calling(name, "load", CHECK_DECISIONS):
                 fresh.load(Path(folder))
-        first, again = _greedy(name, trained, observation), _greedy(name, fresh, observation)
-        same = all((np.asarray(first[role]) == np.asarray(again[role])).all() for role in first)
-        _require(same, f"agent {name!r}: after save and load it acts differently")
+        for observation in observations:
+            first, again = _greedy(name, trained, observation), _greedy(name, fresh, observation)
+            same = all((np.asarray(first[role]) == np.asarray(again[role])).all() for role in first)
+            _require(same, f"agent {name!r}: after save and load it acts differently")

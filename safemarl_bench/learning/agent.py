@@ -40,7 +40,7 @@ class JointQConfig:
     reward_scale: float = 0.1  # critics learn rewards times this (costs are left as they are)
     batch_size: int = 64  # transitions per update
     buffer_size: int = 500_000  # transitions remembered
-    learning_starts: int = 512  # transitions seen before the first update
+    learning_starts: int = 512  # transitions seen before the first update, at most a quarter of training
     updates_per_step: int = 1  # K, updates after each observed decision
     rho: float = 0.99  # share of the old target kept by a soft update
     target_interval: int = 10  # updates between two soft updates
@@ -52,8 +52,14 @@ class JointQConfig:
         """Check ranges.
 
         Raises:
-            ContractError: a count below 1 or a share outside [0, 1].
+            ContractError: a count below 1, a share outside [0, 1], a negative rate, or a scale that is not positive.
         """
+        if not all(type(width) is int and width >= 1 for width in self.hidden):
+            raise ContractError(f"config key 'hidden' must be integers of at least 1, got {self.hidden}")
+        if not self.learning_rate >= 0.0:
+            raise ContractError(f"config key 'learning_rate' must not be negative, got {self.learning_rate}")
+        if not self.reward_scale > 0.0:
+            raise ContractError(f"config key 'reward_scale' must be positive, got {self.reward_scale}")
         for name in ("batch_size", "buffer_size", "updates_per_step", "target_interval"):
             if getattr(self, name) < 1:
                 raise ContractError(f"config key {name!r} must be at least 1, got {getattr(self, name)}")
@@ -109,6 +115,7 @@ class JointQAgent(Agent):
     """
 
     action_kinds: ClassVar[tuple[str, ...]] = ("discrete",)
+    pairs_only: ClassVar[bool] = True
     constrained: ClassVar[bool] = True
     config: Any
 
@@ -210,7 +217,8 @@ class JointQAgent(Agent):
         Raises:
             ContractError: a loss is NaN or infinite.
         """
-        if self.decisions * self.context.num_envs < self.config.learning_starts or not self.replay.size:
+        starts = min(self.config.learning_starts / self.context.num_envs, self.context.training_steps / 4)
+        if self.decisions < starts or not self.replay.size:
             return {}
         metrics = {}
         for _ in range(self.config.updates_per_step):
@@ -308,12 +316,12 @@ class JointQAgent(Agent):
 
     @contextlib.contextmanager
     def _divergence_named(self) -> Iterator[None]:
-        """Where the equilibrium refuses NaN tables, say instead which critic diverged."""
+        """Where the equilibrium refuses NaN tables, say instead what diverged, and when."""
         try:
             yield
-        except SolveError:
+        except SolveError as error:
             self.check_finite()
-            raise
+            raise ContractError(f"critics diverged after {self.critics.updates} updates: {error}") from error
 
     def tensors(self, *, training: bool) -> dict[str, torch.Tensor]:
         """Return, by name, the tensors that a checkpoint holds; loading copies into the same ones."""

@@ -50,6 +50,29 @@ class Forgetful(toy_suite.agents.Counter):
         self.sums[0, 0] = 1e9
 
 
+class Amnesiac(toy_suite.agents.Counter):
+    """Loads nothing at all."""
+
+    def load(self, path):
+        pass
+
+
+class Meddler(toy_suite.agents.Counter):
+    """Changes what it is shown."""
+
+    def act(self, observation, *, explore, rng):
+        actions = super().act(observation, explore=explore, rng=rng)
+        observation.state[:] = 0
+        return actions
+
+
+class Unbuildable(toy_suite.agents.Counter):
+    """Cannot be built."""
+
+    def __init__(self, context, config):
+        raise OSError("no such device")
+
+
 class Fickle(toy_suite.agents.Counter):
     """Answers the same question differently each time."""
 
@@ -73,6 +96,9 @@ class Pickler(toy_suite.agents.Counter):
     ("agent", "message"),
     [
         (Forgetful, "after save and load it acts differently"),
+        (Amnesiac, "after save and load it acts differently"),
+        (Meddler, "act changes the observation it is given"),
+        (Unbuildable, "raised in __init__ at step 0: OSError: no such device"),
         (Fickle, "the same greedy call gave another action"),
         (Pickler, r"holds only .safetensors and .json, found \['extra.pkl'\]"),
     ],
@@ -80,6 +106,20 @@ class Pickler(toy_suite.agents.Counter):
 def test_check_agent_sees_what_a_run_would_not(agent, message):
     with pytest.raises(ContractError, match=message):
         check_agent(agent, "toy")
+
+
+@pytest.mark.parametrize("agent", ["csq", "mip_pcsq", "bi_ac"])
+def test_check_agent_trains_learners_and_sees_one_that_forgets(agent):
+    learner = registry.get_agent(agent)
+    forgetful = type("Forgetful", (learner,), {"load": lambda self, path: None})
+    with pytest.raises(ContractError, match="after save and load it acts differently"):
+        check_agent(forgetful, "merge")
+
+
+def test_check_suite_takes_a_game_too():
+    check_suite(smb.make("toy"))
+    with pytest.raises(ContractError, match="must be a float64 vector"):
+        check_suite(breaking("step", spoil_cost(1.0))(registry.get_suite("toy"), 0.5))
 
 
 def test_check_agent_refuses_a_pair_that_does_not_fit():

@@ -1,5 +1,6 @@
 """Suites and agents by name: found, resolved lazily, and refused with one clear line."""
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -85,6 +86,34 @@ def test_a_suite_file_can_be_registered_for_one_process(tmp_path, monkeypatch):
 def test_a_malformed_suite_file_is_refused(tmp_path, changes, message):
     with pytest.raises(RegistryError, match=message):
         smb.register_suite(write_suite(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gamma": "gamma = 2"}, r"gamma must be in \(0, 1\], got 2"),
+        ({"horizon": "horizon = 0"}, "horizon must be an integer of at least 1, got 0"),
+        ({"version": 'version = "1"'}, "version must be an integer of at least 1, got '1'"),
+        ({"action_kind": 'action_kind = "discret"'}, "action_kind must be one of discrete, continuous"),
+        ({"backends": "backends = []"}, "backends must be a list of different names, at least one"),
+        ({"smoke": "smoke = -5"}, "budget 'smoke' must be an integer of at least 1, got -5"),
+        ({"scale": "scale = [6, 0, 1]"}, "features needs finite centers and positive scales"),
+        ({"scale": "scale = [6, 1]"}, "as many centers and scales as names"),
+        ({"leader": "leader = [-1.0]"}, "leader must be a list of different names"),
+        ({"followers": 'followers = ["leader"]'}, "must have one entry for each of"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(tmp_path, changes, message):
+    with pytest.raises(RegistryError, match=message):
+        registry.read_suite(write_suite(tmp_path, **changes))
+
+
+def test_two_packages_cannot_give_one_name_to_two_agents(monkeypatch):
+    entry = importlib.metadata.EntryPoint("csq", "elsewhere:CSQ", registry.AGENT_GROUP)
+    points = [*importlib.metadata.entry_points(group=registry.AGENT_GROUP), entry]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    with pytest.raises(RegistryError, match="agent 'csq' is registered twice"):
+        registry._entry_point_agents.__wrapped__()
 
 
 def test_a_suites_digest_follows_the_game_and_not_its_description(tmp_path):

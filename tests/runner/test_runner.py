@@ -143,7 +143,7 @@ def test_a_corrupt_checkpoint_is_named(tmp_path, monkeypatch):
     [
         (
             "OutOfRange",
-            r"agent 'toy_suite.agents:OutOfRange.*' at step 0 of an episode: action of 'leader' must be in 0\.\.2, got \[7\]",
+            r"agent 'toy_suite.*OutOfRange.*' at step 0 of an episode: action of 'leader' must be in 0\.\.2, got \[7\]",
         ),
         ("WrongType", "action of 'leader' must be integers, got float64"),
         ("NotANumber", "action of 'leader' must be integers, got float64"),
