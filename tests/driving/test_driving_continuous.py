@@ -144,6 +144,17 @@ def test_who_leaves_the_road_pays_five_gets_nothing_and_is_gone(
     assert math.isinf(infos["follower"]["gap"]) is leaves
 
 
+def test_who_passes_the_line_beside_the_road_has_left_it_and_not_arrived(
+    intersection: Any, place: Place, idle: Idle
+) -> None:
+    place(intersection, "leader", 6.0, -30.0, heading=NORTH)
+    _, rewards, terminations, _, infos = idle(intersection)
+    assert terminations["leader"]
+    assert (infos["leader"]["off_road"], infos["leader"]["arrived"]) == (True, False)
+    assert infos["leader"]["cost"].tolist() == [5.0]
+    assert rewards["leader"] == 0.0
+
+
 def test_one_who_left_the_road_can_no_longer_be_hit(racetrack: Any, place: Place, idle: Idle) -> None:
     place(racetrack, "leader", 70.0, -3.0)
     idle(racetrack)
