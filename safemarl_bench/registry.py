@@ -352,7 +352,7 @@ def make_context(spec: SuiteSpec, game: Game, *, steps: int, seed: int) -> Agent
 
 
 def list_suites() -> pd.DataFrame:
-    """Return one row per registered suite, sorted: actions, roles, horizon, limits, budgets, agents that can run."""
+    """Return one row per registered suite, sorted: actions, horizon, limits, budgets, rank, agents that can run."""
     rows = []
     agents = {name: found for name, found in _all_agents().items() if not isinstance(found, str)}
     for name in suite_names():
@@ -360,8 +360,10 @@ def list_suites() -> pd.DataFrame:
         able = [agent for agent, agent_class in agents.items() if not incompatibility(spec, agent_class)]
         limits = " ".join(f"{agent}<={','.join(map(str, spec.cost_limits[agent]))}" for agent in spec.roles)
         budgets = " ".join(f"{budget}={steps}" for budget, steps in spec.budgets.items())
-        rows.append((f"{name}@{spec.version}", spec.action_kind, spec.horizon, limits, budgets, " ".join(able)))
-    return pd.DataFrame(rows, columns=["suite", "actions", "horizon", "cost limits", "training steps", "agents"])
+        ranked = "yes" if spec.ranked else "no"
+        rows.append((f"{name}@{spec.version}", spec.action_kind, spec.horizon, limits, budgets, ranked, " ".join(able)))
+    columns = ["suite", "actions", "horizon", "cost limits", "training steps", "leaderboard", "agents"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def list_agents() -> pd.DataFrame:

@@ -18,7 +18,8 @@ def make_quiet() -> Iterator[Callable[..., Any]]:
     games = []
 
     def make(suite: str, **overrides: Any) -> Any:
-        game = smb.make(suite, **{"noise_position": 0.0, "noise_speed": 0.0, **overrides})
+        noise = [setting for setting in smb.get_suite(suite).env if setting.startswith("noise_")]
+        game = smb.make(suite, **{**dict.fromkeys(noise, 0.0), **overrides})
         game.reset(seed=0)
         games.append(game)
         return game
@@ -41,6 +42,18 @@ def roundabout(make_quiet: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture
+def intersection(make_quiet: Callable[..., Any]) -> Any:
+    """Return an intersection game without spawn noise, reset."""
+    return make_quiet("intersection")
+
+
+@pytest.fixture
+def racetrack(make_quiet: Callable[..., Any]) -> Any:
+    """Return a racetrack game without spawn noise, reset."""
+    return make_quiet("racetrack")
+
+
+@pytest.fixture
 def place() -> Callable[..., Any]:
     """Put an agent's vehicle somewhere, with the cruise speed it has and the lane it is on as its targets."""
 
@@ -59,5 +72,27 @@ def place() -> Callable[..., Any]:
 
 @pytest.fixture
 def idle() -> Callable[[Any], Any]:
-    """Take one decision in which every live agent idles."""
-    return lambda game: game.step(dict.fromkeys(game.agents, 1))
+    """Take one decision in which every live agent plays its neutral action."""
+
+    def step(game: Any) -> Any:
+        neutral = game.spec.neutral_actions
+        return game.step({agent: _as_action(game, neutral[agent]) for agent in game.agents})
+
+    return step
+
+
+@pytest.fixture
+def step_by_number() -> Callable[[Any, int], Any]:
+    """Take one decision in which agents do different things, decided by a number."""
+
+    def step(game: Any, number: int) -> Any:
+        choices = ([-0.8], [-0.2], [0.0], [0.3], [0.7]) if game.scene.CONTINUOUS else range(5)
+        return game.step(
+            {agent: _as_action(game, choices[(number + len(agent)) % len(choices)]) for agent in game.agents}
+        )
+
+    return step
+
+
+def _as_action(game: Any, action: Any) -> Any:
+    return np.array(action, np.float32) if game.scene.CONTINUOUS else action

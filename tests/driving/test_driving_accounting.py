@@ -12,6 +12,8 @@ import pytest
 Place = Callable[..., Any]
 Idle = Callable[[Any], Any]
 
+CLOCKED = ("merge", "roundabout", "intersection")
+ACTIONS = np.array([0.125], np.float32), np.array([-0.125], np.float32)
 NORTH = -math.pi / 2
 """Heading towards negative y, which is up on the screen."""
 
@@ -102,13 +104,18 @@ def test_a_crash_in_the_decision_of_the_crossing_wins(merge: Any, place: Place, 
         ("roundabout", math.nextafter(7.5, 0.0), 0.0),
         ("roundabout", 12.5, 2.0),
         ("roundabout", math.nextafter(12.5, 99.0), 0.0),
+        ("intersection", 8.0, 2.0),
+        ("intersection", math.nextafter(8.0, 0.0), 0.0),
+        ("intersection", 12.0, 2.0),
+        ("intersection", math.nextafter(12.0, 99.0), 0.0),
     ],
 )
 def test_the_speed_band_includes_its_ends(
     make_quiet: Any, place: Place, idle: Idle, suite: str, speed: float, reward: float
 ) -> None:
     game = make_quiet(suite)
-    x, y, heading = {"merge": (50.0, 4.0, 0.0), "roundabout": (2.0, 150.0, NORTH)}[suite]
+    starts = {"merge": (50.0, 4.0, 0.0), "roundabout": (2.0, 150.0, NORTH), "intersection": (2.0, 90.0, NORTH)}
+    x, y, heading = starts[suite]
     place(game, "leader", x, y, speed=speed, heading=heading)
     _, rewards, _, _, _ = idle(game)
     assert game.scene.controlled_vehicles[0].speed == speed
@@ -139,6 +146,11 @@ def test_the_band_is_paid_in_the_step_of_a_crash(merge: Any, place: Place, idle:
         ("roundabout", (30.001, 0.0), (18.0, 0.0), 0.0),
         ("roundabout", (0.0, 24.0), (0.0, 40.0), 0.0),
         ("roundabout", (2.0, -24.0), (-10.0, -20.0), 1.0),
+        ("intersection", (2.0, 9.999), (2.0, -2.0), 1.0),
+        ("intersection", (2.0, 10.0), (2.0, -2.0), 0.0),
+        ("intersection", (-12.0, 2.0), (-19.89, 2.0), 1.0),  # 19.99 m from the centre
+        ("intersection", (-12.0, 2.0), (-19.91, 2.0), 0.0),  # 20.01 m
+        ("intersection", (2.0, 30.0), (2.0, 36.0), 0.0),
     ],
 )
 def test_the_gap_costs_one_each_inside_the_zone_only(
@@ -150,7 +162,7 @@ def test_the_gap_costs_one_each_inside_the_zone_only(
     follower: tuple[float, float],
     cost: float,
 ) -> None:
-    game = make_quiet(suite, finish={"merge": 1e6, "roundabout": -1e6}[suite])
+    game = make_quiet(suite, finish={"merge": 1e6, "roundabout": -1e6, "intersection": 1e6}[suite])
     place(game, "leader", *leader)
     place(game, "follower", *follower)
     _, _, _, _, infos = idle(game)
@@ -220,11 +232,12 @@ def test_an_arrived_vehicle_leaves_the_scene(merge: Any, place: Place, idle: Idl
     assert terminations == {"follower": False}
 
 
-@pytest.mark.parametrize("suite", ["merge", "roundabout"])
+@pytest.mark.parametrize("suite", ["merge", "roundabout", "intersection"])
 def test_the_time_limit_is_a_termination(make_quiet: Any, place: Place, idle: Idle, suite: str) -> None:
     game = make_quiet(suite)
-    place(game, "leader", 10.0, 0.0)
-    place(game, "follower", -100.0, 0.0)
+    y = 2.0 if suite == "intersection" else 0.0
+    place(game, "leader", 10.0, y)
+    place(game, "follower", -100.0, y)
     for decision in range(1, 21):
         observations, rewards, terminations, truncations, _ = idle(game)
         assert observations["leader"][8] == np.float32(1.0 - decision / 20)
@@ -244,6 +257,9 @@ def test_the_time_limit_is_a_termination(make_quiet: Any, place: Place, idle: Id
         ("roundabout", 2.0, math.nextafter(-62.5, 0.0), NORTH, False),
         ("roundabout", -2.0, -80.0, -NORTH, False),  # the north entry
         ("roundabout", 2.0, 120.0, NORTH, False),  # the south entry
+        ("intersection", 2.0, -16.0, NORTH, True),
+        ("intersection", 2.0, math.nextafter(-16.0, 0.0), NORTH, False),
+        ("intersection", 16.0, 2.0, 0.0, False),  # the follower's line
     ],
 )
 def test_the_finish_line_is_where_the_suite_says(
@@ -254,6 +270,26 @@ def test_the_finish_line_is_where_the_suite_says(
     _, _, terminations, _, infos = idle(game)
     assert infos["leader"]["arrived"] is arrived
     assert terminations["leader"] is arrived
+
+
+@pytest.mark.parametrize(("x", "arrived"), [(16.0, True), (math.nextafter(16.0, 0.0), False)])
+def test_in_the_intersection_the_followers_line_is_in_the_east(
+    intersection: Any, place: Place, idle: Idle, x: float, arrived: bool
+) -> None:
+    place(intersection, "follower", x, 2.0)
+    _, rewards, terminations, _, infos = idle(intersection)
+    assert infos["follower"]["arrived"] is arrived
+    assert terminations == {"leader": False, "follower": arrived}
+    assert rewards["follower"] == (10.0 + 5 * 19) * arrived
+
+
+def test_in_the_intersection_the_one_further_past_its_own_line_is_first(
+    intersection: Any, place: Place, idle: Idle
+) -> None:
+    place(intersection, "leader", 2.0, -18.0, heading=NORTH)
+    place(intersection, "follower", 17.0, 2.0)
+    _, rewards, _, _, _ = idle(intersection)
+    assert rewards == {"leader": 10.0 + 95, "follower": 5.0 + 95}
 
 
 @pytest.mark.parametrize(("away", "seen"), [(200.0, True), (200.001, False)])
@@ -269,15 +305,16 @@ def test_the_other_is_seen_up_to_two_hundred_metres(
     np.testing.assert_array_equal(merge.state()[[0, 4]], np.array([300.0, 300.0 - away], np.float32))
 
 
-@pytest.mark.parametrize("suite", ["merge", "roundabout"])
+@pytest.mark.parametrize("suite", [f"{name}{end}" for name in (*CLOCKED, "racetrack") for end in ("", "-official")])
 def test_observations_are_in_the_order_of_the_suites_features(make_quiet: Any, suite: str) -> None:
     game = make_quiet(suite)
     for decision in range(4):
-        observations, *_ = game.step({"leader": 3, "follower": (1, 4)[decision % 2]})
+        leader_action, follower_action = (3, (1, 4)[decision % 2]) if "discrete" in game.spec.action_kind else ACTIONS
+        observations, *_ = game.step({"leader": leader_action, "follower": follower_action})
     names = game.spec.features.names
-    assert len(set(names)) == len(names) == 9
+    assert len(set(names)) == len(names) == 8 + (suite in CLOCKED)
     leader, follower = game.scene.controlled_vehicles
-    assert leader.heading != 0.0 or suite == "merge"
+    assert leader.heading != 0.0 or "merge" in suite
     for agent, own, other in (("leader", leader, follower), ("follower", follower, leader)):
         expected = {"time left [1]": 1.0 - 4 / 20}
         for prefix, vehicle in (("", own), ("other ", other)):

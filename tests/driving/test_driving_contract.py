@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import safemarl_bench as smb
-from safemarl_bench.driving import make
+from safemarl_bench import driving
 from safemarl_bench.errors import ContractError, RegistryError, SafeMARLBenchError
 
-SUITES = ("merge", "roundabout")
+SUITES = ("merge", "roundabout", "intersection", "racetrack", "racetrack-frenet")
+SUITES += tuple(f"{scenario}-official" for scenario in ("merge", "roundabout", "intersection", "racetrack"))
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -31,8 +32,11 @@ def finish(game: Any) -> None:
 def fingerprint(game: Any) -> tuple[Any, ...]:
     """Return all that a refused call must leave alone."""
     scene = game.scene
-    cars = [(*car.position, car.speed, car.heading, car.target_speed) for car in scene.controlled_vehicles]
-    lanes = [(car.lane_index, car.target_lane_index, car.crashed) for car in scene.controlled_vehicles]
+    cars = [(*car.position, car.speed, car.heading, car.crashed) for car in scene.controlled_vehicles]
+    lanes = [
+        (car.lane_index, getattr(car, "target_lane_index", None), getattr(car, "target_speed", None), str(car.action))
+        for car in scene.controlled_vehicles
+    ]
     return tuple(game.agents), game.state().tolist(), cars, lanes, scene.time, scene.steps, len(scene.road.vehicles)
 
 
@@ -92,6 +96,61 @@ def test_an_action_out_of_range_is_refused(merge: Any, action: Any) -> None:
         with pytest.raises(ContractError, match=f"action of '{agent}' must be in 0..4, got {action}"):
             merge.step({**dict.fromkeys(merge.agents, 3), agent: action})
     assert fingerprint(merge) == before
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        0,
+        1,
+        0.5,
+        True,
+        None,
+        "0.5",
+        [0.5],
+        (0.5,),
+        np.float32(0.5),
+        np.array(0.5),
+        np.array([0.5, 0.5]),
+        np.array([[0.5]]),
+        np.array([]),
+        np.array([0]),
+        np.array([True]),
+        np.array([0.5 + 0j]),
+        np.array(["0.5"]),
+        np.array([None]),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("suite", ["intersection", "racetrack"])
+def test_a_continuous_action_that_is_no_float_array_of_length_one_is_refused(
+    make_quiet: Any, suite: str, action: Any
+) -> None:
+    game = make_quiet(suite)
+    before = fingerprint(game)
+    for agent in game.agents:
+        with pytest.raises(ContractError, match=rf"action of '{agent}' must be a float array of shape \(1,\), got "):
+            game.step({**dict.fromkeys(game.agents, np.zeros(1, np.float32)), agent: action})
+    assert fingerprint(game) == before
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1.0000001, -1.5, np.nextafter(1.0, 2.0)])
+def test_a_continuous_action_out_of_range_is_refused(intersection: Any, number: float) -> None:
+    before = fingerprint(intersection)
+    for agent in intersection.agents:
+        with pytest.raises(ContractError, match=rf"action of '{agent}' must be in \[-1, 1\], got {number}"):
+            intersection.step({**dict.fromkeys(intersection.agents, np.zeros(1)), agent: np.array([number])})
+    assert fingerprint(intersection) == before
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("number", [-1.0, -0.3, 0.0, 1.0])
+def test_every_float_type_is_an_action_of_the_same_float32(make_quiet: Any, dtype: type, number: float) -> None:
+    given = np.array([number], dtype)
+    one, other = make_quiet("racetrack"), make_quiet("racetrack")
+    mine = one.step(dict.fromkeys(one.agents, given))
+    assert str(mine) == str(other.step(dict.fromkeys(other.agents, given.astype(np.float32))))
+    assert given == np.array([number], dtype)
 
 
 def test_an_action_for_a_done_agent_is_refused(merge: Any) -> None:
@@ -163,6 +222,8 @@ def test_options_of_others_are_ignored_as_pettingzoo_asks() -> None:
         ({"spawn_position": {"leader": 70.0}}, "spawn_position needs one number for each of leader, follower"),
         ({"spawn_speed": 25.0}, "spawn_speed needs one number for each agent, got 25.0"),
         ({"backend": "highwya"}, "no backend 'highwya': did you mean 'highway'"),
+        ({"noise_lateral": 1.0}, "suite merge has no setting 'noise_lateral'"),
+        ({"profile": "official"}, "suite merge has no setting 'profile'"),
     ],
     ids=str,
 )
@@ -211,7 +272,7 @@ def test_a_data_file_without_a_known_scenario_is_refused(scenario: str | None, m
     if scenario:
         settings["scenario"] = scenario
     with pytest.raises(RegistryError, match=message):
-        make(dataclasses.replace(spec, env=settings))
+        driving.make(dataclasses.replace(spec, env=settings))
 
 
 @pytest.mark.parametrize("stream", ["explore", "policy", "", None, 2], ids=repr)
@@ -220,6 +281,43 @@ def test_episodes_never_come_from_the_agents_own_streams(merge: Any, stream: Any
     with pytest.raises(ContractError, match=f"unknown spawn stream {stream!r}"):
         merge.reset(seed=0, options={"stream": stream})
     assert fingerprint(merge) == before
+
+
+@pytest.mark.parametrize(
+    ("suite", "setting", "message"),
+    [
+        ("racetrack", {"gap": 12.0}, "suite racetrack has no setting 'gap'"),
+        ("racetrack", {"policy_frequency": 4}, "policy_frequency must be a divisor of 15, got 4"),
+        ("racetrack", {"policy_frequency": 0}, "policy_frequency must be a divisor of 15, got 0"),
+        ("racetrack", {"policy_frequency": 5.0}, r"policy_frequency must be a divisor of 15, got 5\.0"),
+        ("racetrack-frenet", {"observation": "absolute"}, "suite racetrack-frenet has no setting 'observation'"),
+        ("merge-official", {"profile": "default"}, "suite merge-official has no setting 'profile'"),
+        ("intersection-official", {"noise": "gauss"}, "unknown noise 'gauss'"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_does_not_fit_is_refused(suite: str, setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(RegistryError, match=message):
+        smb.make(suite, **setting)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scenario": "racetrak"}, "suite merge: unknown scenario 'racetrak': did you mean 'racetrack'"),
+        ({"profile": "offical"}, "suite merge: unknown profile 'offical': did you mean 'official'"),
+        ({"observation": "frenet"}, "needs a closed track, scenario 'racetrack', got 'merge'"),
+        ({"observation": "frenett"}, "unknown observation 'frenett': did you mean 'frenet'"),
+        ({"gapp": 1.0}, "no setting 'gapp': did you mean 'gap'"),
+        ({"finish": None}, "needs the settings finish"),
+    ],
+    ids=str,
+)
+def test_a_data_file_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+    spec = smb.get_suite("merge")
+    env = {key: value for key, value in {**spec.env, **change}.items() if value is not None}
+    with pytest.raises(RegistryError, match=message):
+        driving.make(dataclasses.replace(spec, env=env))
 
 
 def test_overrides_change_the_game(make_quiet: Any) -> None:
@@ -231,7 +329,7 @@ def test_overrides_change_the_game(make_quiet: Any) -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_an_episode_touches_no_global_random_state_and_does_not_depend_on_it(suite: str) -> None:
+def test_an_episode_touches_no_global_random_state_and_does_not_depend_on_it(suite: str, step_by_number: Any) -> None:
     traces = []
     for seed in (1, 2):
         random.seed(seed)
@@ -244,7 +342,7 @@ def test_an_episode_touches_no_global_random_state_and_does_not_depend_on_it(sui
         game.reset(seed=3)
         while game.agents:
             game.action_space("leader").sample()
-            game.step({agent: (len(trace) + len(agent)) % 5 for agent in game.agents})
+            step_by_number(game, len(trace))
             trace.append(game.state().tolist())
         game.reset()
         trace.append(game.state().tolist())
@@ -254,7 +352,7 @@ def test_an_episode_touches_no_global_random_state_and_does_not_depend_on_it(sui
     assert traces[0] == traces[1]
 
 
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("suite", ["merge", "roundabout"])
 def test_a_copy_in_mid_episode_plays_on_by_itself(suite: str) -> None:
     everywhere = {"merge": 0.0, "roundabout": 1e3}[suite]  # so that each decision costs something
     game = smb.make(suite, zone=everywhere, gap=1e3)
@@ -277,7 +375,7 @@ def test_a_copy_in_mid_episode_plays_on_by_itself(suite: str) -> None:
 @pytest.mark.parametrize("driver", ["dummy", None])
 @pytest.mark.parametrize("suite", SUITES)
 def test_rendering_gives_an_image_of_the_scene_and_closes_twice(
-    suite: str, driver: str | None, monkeypatch: pytest.MonkeyPatch
+    suite: str, driver: str | None, idle: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if driver:
         monkeypatch.setenv("SDL_VIDEODRIVER", driver)
@@ -287,7 +385,7 @@ def test_rendering_gives_an_image_of_the_scene_and_closes_twice(
     assert game.render_mode in game.metadata["render_modes"]
     game.reset(seed=0)
     first = game.render()
-    game.step({"leader": 1, "follower": 1})
+    idle(game)
     second = game.render()
     game.close()
     game.close()

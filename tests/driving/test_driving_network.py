@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from highway_env.envs.intersection_env import IntersectionEnv
 from highway_env.envs.merge_env import MergeEnv
+from highway_env.envs.racetrack_env import RacetrackEnv
 from highway_env.envs.roundabout_env import RoundaboutEnv
 from highway_env.road.lane import CircularLane, PolyLaneFixedWidth, SineLane, StraightLane
 from highway_env.road.road import RoadNetwork
@@ -18,7 +20,13 @@ from hypothesis import strategies as st
 import safemarl_bench as smb
 from safemarl_bench.driving.network import PrunedRoadNetwork, lower_bound
 
-UPSTREAM: dict[str, RoadNetwork] = {"merge": MergeEnv().road.network, "roundabout": RoundaboutEnv().road.network}
+UPSTREAM: dict[str, RoadNetwork] = {
+    "intersection": IntersectionEnv({"initial_vehicle_count": 1, "spawn_probability": 0.0}).road.network,
+    "merge": MergeEnv().road.network,
+    "racetrack": RacetrackEnv().road.network,
+    "roundabout": RoundaboutEnv().road.network,
+}
+CENTERS = {"intersection": (0.0, 0.0), "merge": (230.0, 6.0), "racetrack": (60.0, -15.0), "roundabout": (0.0, 0.0)}
 PRUNED = {name: PrunedRoadNetwork(network) for name, network in UPSTREAM.items()}
 SCENARIOS = sorted(UPSTREAM)
 
@@ -40,9 +48,8 @@ def test_the_lanes_are_upstreams(name: str) -> None:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_closest_lane_is_upstreams_anywhere(name: str) -> None:
     rng = np.random.default_rng(1)
-    center = {"merge": (230.0, 6.0), "roundabout": (0.0, 0.0)}[name]
     for spread in (3.0, 30.0, 200.0, 1e5):
-        for position in rng.normal(center, spread, size=(400, 2)):
+        for position in rng.normal(CENTERS[name], spread, size=(400, 2)):
             assert_same(name, position, float(rng.uniform(-7.0, 7.0)))
             assert_same(name, position, None)
 
@@ -57,6 +64,8 @@ def test_the_closest_lane_is_upstreams_on_and_beside_every_lane_centre(name: str
 
 
 TIES = {
+    "intersection": [(0.0, 4.0), (-11.0, 2.0), (-8.0, 0.0), (3.0, 5.0), (11.0, 11.0)],
+    "racetrack": [(77.0, 2.5), (122.5, -25.0)],
     "merge": [(100.0, 2.0), (230.0, 0.0), (230.0, 2.0), (230.0, 4.0), (310.0, 2.0), (310.0, 6.0), (-5.0, 2.0)],
     "roundabout": [(22.0, 0.0), (0.0, 22.0), (-22.0, 0.0), (0.0, 42.5), (0.0, 100.0), (60.0, 0.0)],
 }
@@ -115,7 +124,9 @@ def test_a_lane_of_another_kind_is_never_pruned() -> None:
     assert lower_bound(lane)(1e6, 1e6) == 0.0
 
 
-@pytest.mark.parametrize(("name", "most"), [("merge", 4.0), ("roundabout", 6.0)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("intersection", 6.0), ("merge", 4.0), ("racetrack", 6.0), ("roundabout", 6.0)]
+)
 def test_only_a_few_lanes_are_measured(name: str, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = 0
 

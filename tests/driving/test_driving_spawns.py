@@ -11,17 +11,38 @@ import scipy.stats
 import safemarl_bench as smb
 from safemarl_bench.rng import generator
 
-SUITES = ("merge", "roundabout")
-# mean position and half-width [m] along the lane, mean speed and half-width [m/s]; per agent
-SPAWNS = {
-    "merge": {"leader": (70.0, 10.0, 25.0, 1.0), "follower": (70.0, 10.0, 25.0, 1.0)},
-    "roundabout": {"leader": (125.0, 5.0, 8.0, 1.0), "follower": (85.0, 5.0, 8.0, 1.0)},
+MEANS = {  # of metres along the lane and m/s, per agent
+    "merge": {"leader": (70.0, 25.0), "follower": (70.0, 25.0)},
+    "roundabout": {"leader": (125.0, 8.0), "follower": (85.0, 8.0)},
+    "intersection": {"leader": (61.0, 10.0), "follower": (61.0, 10.0)},
+    "racetrack": {"leader": (35.0, 10.0), "follower": (35.0, 10.0)},
 }
-# where 0 m along the spawn lane is, and the lane's direction
-LANES = {
+NOISE = {  # size of the noise along the lane [m], of speed [m/s], of heading [rad] and across the lane [m]
+    "merge": (10.0, 1.0, 0.0, 0.0),
+    "roundabout": (5.0, 1.0, 0.0, 0.0),
+    "intersection": (3.0, 1.0, 0.0, 0.0),
+    "racetrack": (5.0, 0.0, 0.1, 0.5),
+    "racetrack-frenet": (5.0, 0.0, 0.1, 0.5),
+    "intersection-official": (1.0, 0.0, 0.0, 0.0),
+}
+LANES = {  # where 0 m along the spawn lane is, and the lane's direction
     "merge": {"leader": ((0.0, 4.0), (1.0, 0.0)), "follower": ((0.0, 14.5), (1.0, 0.0))},
     "roundabout": {"leader": ((-170.0, 2.0), (1.0, 0.0)), "follower": ((2.0, 170.0), (0.0, -1.0))},
+    "intersection": {"leader": ((2.0, 111.0), (0.0, -1.0)), "follower": ((-111.0, 2.0), (1.0, 0.0))},
+    "racetrack": {"leader": ((42.0, 0.0), (1.0, 0.0)), "follower": ((42.0, 5.0), (1.0, 0.0))},
 }
+SUITES = tuple(NOISE)
+FIXED = ("merge-official", "roundabout-official", "racetrack-official")
+
+
+def scenario(suite: str) -> str:
+    return suite.partition("-")[0]
+
+
+def unit_noise(suite: str, stream: str, seed: int, episode: int, index: int) -> np.ndarray:
+    """Return the four documented draws of an agent: position, speed, heading, lateral."""
+    rng = generator(stream, seed, episode, index)
+    return rng.standard_normal(4) if suite == "intersection-official" else rng.uniform(-1.0, 1.0, size=4)
 
 
 def state_of(game: Any, **reset: Any) -> list[float]:
@@ -35,29 +56,47 @@ def test_the_spawns_are_the_documented_draws(suite: str) -> None:
     for stream, seed, episode in [("train", 0, 0), ("train", 7, 123), ("evaluation", 2**63 - 1, 5), ("search", 1, 2)]:
         game.reset(seed=seed, options={"stream": stream, "episode": episode})
         for index, agent in enumerate(("leader", "follower")):
-            position, speed = generator(stream, seed, episode, index).uniform(-1.0, 1.0, size=2)
-            s0, ds, v0, dv = SPAWNS[suite][agent]
-            start, direction = np.array(LANES[suite][agent])
+            along, speed, heading, across = NOISE[suite] * unit_noise(suite, stream, seed, episode, index)
+            s0, v0 = MEANS[scenario(suite)][agent]
+            start, direction = np.array(LANES[scenario(suite)][agent])
+            right = np.array([-direction[1], direction[0]])
             vehicle = game.scene.controlled_vehicles[index]
-            np.testing.assert_allclose(vehicle.position, start + (s0 + ds * position) * direction, atol=1e-9)
-            assert vehicle.speed == v0 + dv * speed
+            np.testing.assert_allclose(vehicle.position, start + (s0 + along) * direction + across * right, atol=1e-9)
+            assert vehicle.speed == v0 + speed
+            assert vehicle.heading == pytest.approx(np.arctan2(direction[1], direction[0]) + heading, abs=1e-12)
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_the_noise_is_uniform_within_its_half_widths(suite: str) -> None:
+def test_the_noise_has_the_documented_distribution(suite: str) -> None:
     game, draws = smb.make(suite), []
     for episode in range(400):
         game.reset(seed=1, options={"episode": episode})
-        draws.append([[spawn.position, spawn.speed] for spawn in game.scene.spawns])
-    units = np.empty((400, 4))
+        draws.append([[spawn.position, spawn.speed, spawn.heading, spawn.lateral] for spawn in game.scene.spawns])
+    noisy, sizes = np.array(NOISE[suite]) > 0, np.array(NOISE[suite])
+    units = []
     for index, agent in enumerate(("leader", "follower")):
-        s0, ds, v0, dv = SPAWNS[suite][agent]
-        units[:, 2 * index : 2 * index + 2] = (np.array(draws)[:, index] - (s0, v0)) / (ds, dv)
-    assert np.abs(units).max() <= 1.0
-    for column in units.T:
-        assert scipy.stats.kstest(column, "uniform", args=(-1.0, 2.0)).pvalue > 1e-3
-    correlations = np.corrcoef(units.T) - np.eye(4)
+        offsets = np.array(draws)[:, index] - (*MEANS[scenario(suite)][agent], 0.0, 0.0)
+        assert not offsets[:, ~noisy].any()
+        units += list((offsets[:, noisy] / sizes[noisy]).T)
+    law = "norm" if suite == "intersection-official" else "uniform"
+    for column in units:
+        assert law == "norm" or np.abs(column).max() <= 1.0
+        assert scipy.stats.kstest(column, law, args=() if law == "norm" else (-1.0, 2.0)).pvalue > 1e-3
+    correlations = np.corrcoef(units) - np.eye(len(units))
     assert np.abs(correlations).max() < 4 / np.sqrt(400)
+
+
+@pytest.mark.parametrize("suite", FIXED)
+def test_the_other_official_suites_always_start_at_the_means(suite: str) -> None:
+    game = smb.make(suite)
+    starts = {tuple(state_of(game, seed=seed, options={"episode": seed})) for seed in range(5)}
+    assert len(starts) == 1
+    for index, agent in enumerate(("leader", "follower")):
+        s0, v0 = MEANS[scenario(suite)][agent]
+        start, direction = np.array(LANES[scenario(suite)][agent])
+        vehicle = game.scene.controlled_vehicles[index]
+        np.testing.assert_allclose(vehicle.position, start + s0 * direction, atol=1e-9)
+        np.testing.assert_allclose(vehicle.velocity, v0 * direction, atol=1e-9)
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -73,14 +112,14 @@ def test_streams_seeds_and_episodes_give_different_spawns(suite: str) -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_an_episode_depends_neither_on_the_order_nor_on_the_game_object(suite: str) -> None:
+def test_an_episode_depends_neither_on_the_order_nor_on_the_game_object(suite: str, step_by_number: Any) -> None:
     first, second = smb.make(suite), smb.make(suite)
     keys = [(stream, episode) for stream in ("train", "evaluation") for episode in range(5)]
 
     def run(game: Any, stream: str, episode: int) -> list[Any]:
         trace: list[Any] = [state_of(game, seed=3, options={"stream": stream, "episode": episode})]
         while game.agents:
-            _, rewards, _, _, infos = game.step({agent: (len(trace) + episode) % 5 for agent in game.agents})
+            _, rewards, _, _, infos = step_by_number(game, len(trace) + episode)
             trace.append([game.state().tolist(), rewards, [float(info["cost"][0]) for info in infos.values()]])
         return trace
 
@@ -119,6 +158,6 @@ def test_numpy_integers_are_seeds_too() -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_without_noise_every_episode_is_the_same(suite: str) -> None:
-    game = smb.make(suite, noise_position=0.0, noise_speed=0.0)
+def test_without_noise_every_episode_is_the_same(make_quiet: Any, suite: str) -> None:
+    game = make_quiet(suite)
     assert state_of(game, seed=1) == state_of(game, seed=2, options={"stream": "evaluation", "episode": 9})

@@ -214,6 +214,18 @@ def test_stale_records_are_shown_but_not_ranked() -> None:
     assert "### merge@1, budget quick (stale: merge has changed since)" in leaderboard.to_markdown()
 
 
+def test_an_unranked_suite_counts_for_nothing() -> None:
+    official = dataclasses.replace(suite("merge-official"), ranked=False)
+    records = references(*BOTH) + everywhere("csq")
+    extra = [run(official, "csq", ratio=9.0, crashes=7, numpy="2.9.9"), run(official, "specialist")]
+    leaderboard = build(records + extra, (*BOTH, official))
+    assert leaderboard.to_json() == build(records).to_json()
+    assert leaderboard.to_markdown() == build(records).to_markdown()
+    [board] = leaderboard.boards
+    assert board.suites == ("merge", "roundabout")
+    assert find(board.safety, "csq").rank == 1
+
+
 def test_fresh_records_outrank_stale_ones_of_the_same_agent() -> None:
     old = dataclasses.replace(MERGE, horizon=30)
     records = references(*BOTH) + everywhere("csq", ratio=0.5) + seeds(old, "csq", ratio=9.0)

@@ -1,5 +1,7 @@
 """Every registered suite and every compatible pair keeps the contract; breaches are named."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import toy_suite.agents
@@ -7,12 +9,14 @@ import toy_suite.game
 
 import safemarl_bench as smb
 from safemarl_bench import registry
+from safemarl_bench.contract import Features
 from safemarl_bench.errors import ContractError, IncompatiblePair
 from safemarl_bench.testing import check_agent, check_suite
 
 PAIRS = [
     (suite, agent)
     for suite in registry.suite_names()
+    if registry.get_suite(suite).ranked
     for agent in registry.agent_names()
     if not registry.incompatibility(registry.get_suite(suite), registry.get_agent(agent))
 ]
@@ -166,6 +170,29 @@ def drift(game, result):
 def test_check_suite_names_the_breach(monkeypatch, method, change, message):
     monkeypatch.setattr(toy_suite.game, "ToyGame", breaking(method, change))
     with pytest.raises(ContractError, match=message):
+        check_suite("toy")
+
+
+def test_only_a_suite_off_the_leaderboard_may_always_start_in_the_same_state(monkeypatch):
+    def still(game, _):
+        game.position = {"leader": 0.0, "follower": 3.0}
+        return {role: game._observe(role) for role in game.agents}, {
+            role: {"cost": np.zeros(1)} for role in game.agents
+        }
+
+    monkeypatch.setattr(toy_suite.game, "ToyGame", breaking("reset", still))
+    with pytest.raises(ContractError, match="every episode starts in the same state"):
+        check_suite("toy")
+    unranked = dataclasses.replace(registry.get_suite("toy"), ranked=False)
+    monkeypatch.setattr("safemarl_bench.testing.get_suite", lambda name: unranked)
+    check_suite("toy")
+
+
+def test_check_suite_compares_the_state_with_its_own_features(monkeypatch):
+    two = Features(names=("a", "b"), center=(0, 0), scale=(1, 1))
+    changed = dataclasses.replace(registry.get_suite("toy"), state_features=two)
+    monkeypatch.setattr("safemarl_bench.testing.get_suite", lambda name: changed)
+    with pytest.raises(ContractError, match=r"toy has shape \(.*,\), the features are \(2,\)"):
         check_suite("toy")
 
 

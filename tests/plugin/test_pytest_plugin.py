@@ -78,6 +78,29 @@ def test_a_pair_that_does_not_fit_is_skipped_with_the_reason(tmp_path):
     assert "Continuous plays continuous actions, suite toy has discrete ones" in done.stdout
 
 
+def test_by_default_an_agent_meets_every_suite_of_the_leaderboard_and_no_other():
+    done = pytest_run("--agent=idle", "--collect-only", "-q")
+    suites = set(re.findall(r"sound\[(.+)-idle-0\]", done.stdout))
+    assert suites == {"intersection", "merge", "racetrack", "racetrack-frenet", "roundabout", "toy"}
+    done = pytest_run("--agent=idle", "--suite=merge-official", "--collect-only", "-q")
+    assert "sound[merge-official-idle-0]" in done.stdout
+
+
+def test_a_discrete_learner_is_skipped_on_the_continuous_suites_with_the_reason():
+    done = pytest_run("--agent=csq", "--suite=intersection", "--suite=racetrack-frenet", "-rs")
+    assert done.returncode == 0
+    for suite in ("intersection", "racetrack-frenet"):
+        assert f"CSQ plays discrete actions, suite {suite} has continuous ones" in done.stdout
+
+
+@pytest.mark.parametrize("suite", ["intersection", "racetrack-frenet"])
+def test_random_and_idle_run_on_continuous_suites(tmp_path, suite):
+    arguments = ("--agent=random", "--agent=idle", f"--suite={suite}", "--budget=smoke", f"--results-dir={tmp_path}")
+    done = pytest_run(*arguments)
+    assert "4 passed, 2 skipped" in done.stdout, done.stdout + done.stderr
+    assert sorted(record.agent for record in load_records(tmp_path)) == ["idle", "random"]
+
+
 def test_an_agent_that_breaks_its_contract_fails_in_one_line_and_the_others_are_kept(tmp_path):
     done = toy_run(tmp_path, "--agent=toy_suite.agents:OutOfRange", "--agent=random")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED

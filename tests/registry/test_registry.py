@@ -16,7 +16,10 @@ TOY = registry.get_suite("toy")
 
 
 def test_our_suites_and_agents_are_registered_beside_a_strangers():
-    assert {"merge", "roundabout", "toy"} <= set(registry.suite_names())
+    driving = {"merge", "roundabout", "intersection", "racetrack", "racetrack-frenet"}
+    official = {"merge-official", "roundabout-official", "intersection-official", "racetrack-official"}
+    assert {*driving, *official, "toy"} == set(registry.suite_names())
+    assert {name for name in registry.suite_names() if not registry.get_suite(name).ranked} == official
     agents = set(registry.agent_names())
     assert {"bi_ac", "csq", "idle", "mip_pcsq", "random", "script", "toy_counter"} <= agents
 
@@ -81,6 +84,7 @@ def test_a_suite_file_can_be_registered_for_one_process(tmp_path, monkeypatch):
         ({"gamma": "gama = 0.9", "name": 'name = "other"'}, "unknown key 'gama': did you mean 'gamma'"),
         ({"gamma": "gamma = ", "name": 'name = "other"'}, "Invalid value"),
         ({}, "names its suite 'toy'"),
+        ({"scale": None, "center": None, "name": 'name = "other"'}, "lacks center of features, scale of features"),
     ],
 )
 def test_a_malformed_suite_file_is_refused(tmp_path, changes, message):
@@ -127,6 +131,36 @@ def test_a_suites_digest_follows_the_game_and_not_its_description(tmp_path):
     assert digest(version="version = 2") != TOY.digest
 
 
+def test_the_digest_follows_the_scale_of_the_state_but_not_the_rank(tmp_path):
+    def spec(text):
+        path = write_suite(tmp_path)
+        path.write_text(path.read_text() + text)
+        return registry.read_suite(path)
+
+    own = spec('\n[state_features]\nnames = ["sum"]\ncenter = [1]\nscale = [12]\n')
+    assert own.state_features.scale == (12,)
+    assert own.features == TOY.features
+    assert own.digest != TOY.digest
+    unranked = registry.read_suite(write_suite(tmp_path, gamma="gamma = 0.9\nranked = false"))
+    assert (TOY.ranked, unranked.ranked) == (True, False)
+    assert unranked.digest == TOY.digest
+
+
+@pytest.mark.parametrize(("name", "digest"), [("merge", "259db3a72077"), ("roundabout", "22b73942a9e4")])
+def test_the_digests_of_version_1_stay_so_that_its_records_stay_current(name, digest):
+    spec = registry.get_suite(name)
+    assert (spec.version, spec.digest) == (1, digest)
+
+
+def test_an_agent_is_told_the_scale_of_the_state():
+    for name in ("racetrack", "racetrack-frenet"):
+        spec, game = registry.get_suite(name), smb.make(name)
+        context = registry.make_context(spec, game, steps=1, seed=0)
+        assert len(context.state_features.names) == game.state_space.shape[0] == 8
+        assert len(context.observation_features["leader"].names) == game.observation_space("leader").shape[0]
+    assert context.observation_features["follower"] == spec.features != context.state_features
+
+
 def test_an_agent_class_can_be_registered_for_one_process(monkeypatch):
     monkeypatch.setattr(registry, "_registered_agents", {})
     smb.register_agent("mine", Counter)
@@ -141,6 +175,7 @@ def test_the_tables_show_limits_and_why_a_pair_does_not_fit():
     suites = smb.list_suites().set_index("suite")
     assert suites.loc["toy@1", "cost limits"] == "leader<=1.0 follower<=1.0"
     assert "random" in suites.loc["toy@1", "agents"].split()
+    assert suites.loc[["merge@1", "merge-official@1"], "leaderboard"].tolist() == ["yes", "no"]
     assert list(smb.list_agents()["agent"]) == registry.agent_names()
 
 
