@@ -236,6 +236,10 @@ def plain_noise(suite: str, episode: int) -> np.ndarray:
     return np.array([rng.uniform(-1.0, 1.0, size=4) for rng in streams]) * NOISE.get(suite, (0.0,) * 4)
 
 
+FOLLOW_LANE = np.array([-0.5, -1.6, 0.5, 0, 0, 0, 0, 0, 0])
+"""Steering per metre of offset, radian of heading error and radian of bend in the next 5 m."""
+
+
 class RandomDriver:
     """Random actions with habits: meta-actions by a random frequency, numbers around a random mean."""
 
@@ -289,6 +293,23 @@ def test_trajectories_equal_upstreams_bit_for_bit(suite: str) -> None:
     seen = drive_both(suite, range(episodes))
     assert min(seen["crashed"], seen["off_road" if "racetrack" in suite else "arrived"]) >= least
     assert seen["lanes"] >= (6 if suite in ("merge", "roundabout") else 3)
+
+
+def test_a_race_of_two_lane_followers_equals_upstreams_bit_for_bit_over_every_lane() -> None:
+    game, plain, lanes = smb.make("racetrack-frenet"), PlainRacetrack(), set()
+    for episode in range(2):
+        seen, _ = game.reset(seed=11, options={"episode": episode})
+        plain.noise = plain_noise("racetrack-frenet", episode)
+        plain.reset(seed=0)
+        while game.agents:
+            steering = {agent: np.clip(row @ FOLLOW_LANE, -1.0, 1.0) for agent, row in seen.items()}
+            actions = {agent: np.array([steering[agent]], np.float32) for agent in game.agents}
+            seen, *_ = game.step(actions)
+            plain.step(tuple(actions.values()))
+            for mine, theirs in zip(game.scene.controlled_vehicles, plain.controlled_vehicles, strict=True):
+                assert exact_state(mine) == exact_state(theirs)
+                lanes.add(mine.lane_index)
+    assert len(lanes) == 2 * 9
 
 
 @pytest.mark.slow
