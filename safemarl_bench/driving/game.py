@@ -24,7 +24,7 @@ import gymnasium
 import numpy as np
 import pettingzoo
 
-from safemarl_bench.driving.scenario import SCENARIOS, Settings, Spawn, TwoVehicles
+from safemarl_bench.driving.scenario import Spawn, TwoVehicles, scene_of
 from safemarl_bench.errors import ContractError, RegistryError, nearest
 from safemarl_bench.registry import SuiteSpec
 from safemarl_bench.rng import check_seed, generator
@@ -55,14 +55,7 @@ def make(spec: SuiteSpec, *, backend: str = "highway", render_mode: str | None =
     """
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise RegistryError(f"unknown render mode {render_mode!r}: {nearest(str(render_mode), RENDER_MODES)}")
-    values = dict(spec.env)
-    scenario = SCENARIOS[values.pop("scenario")]
-    settings = Settings.from_values({**values, **overrides})
-    for key in ("spawn_position", "spawn_speed"):
-        given = getattr(settings, key)
-        if not isinstance(given, Mapping) or set(given) != set(spec.roles):
-            raise RegistryError(f"{key} needs one number for each of {', '.join(spec.roles)}, got {given!r}")
-    return DrivingGame(spec, scenario(settings, render_mode))
+    return DrivingGame(spec, scene_of(spec, render_mode, **overrides))
 
 
 class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]
@@ -273,5 +266,6 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore
 
 
 def _distance(one: Any, other: Any) -> float:
-    """Return the distance of two vehicles' centres, m."""
-    return math.hypot(one.position[0] - other.position[0], one.position[1] - other.position[1])
+    """Return the distance of two vehicles' centres, m; by square root, since `math.hypot` differs between Pythons."""
+    dx, dy = (one.position - other.position).tolist()
+    return math.sqrt(dx * dx + dy * dy)

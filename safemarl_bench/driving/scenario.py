@@ -20,6 +20,7 @@ from highway_env.envs.roundabout_env import RoundaboutEnv
 
 from safemarl_bench.driving.network import PrunedRoadNetwork
 from safemarl_bench.errors import RegistryError, nearest
+from safemarl_bench.registry import SuiteSpec
 
 SIMULATION_HZ = 15
 POLICY_HZ = 1
@@ -203,7 +204,8 @@ class Roundabout(TwoVehicles, RoundaboutEnv):  # type: ignore[misc]
 
     def in_zone(self, vehicle: Any) -> bool:
         """Within a circle around the roundabout's centre."""
-        return math.hypot(*vehicle.position) <= self.settings.zone
+        x, y = vehicle.position.tolist()
+        return math.sqrt(x * x + y * y) <= self.settings.zone
 
     def past_finish(self, vehicle: Any) -> float:
         """Only on the north exit road; the line itself counts."""
@@ -212,3 +214,22 @@ class Roundabout(TwoVehicles, RoundaboutEnv):  # type: ignore[misc]
 
 
 SCENARIOS: dict[str, type[TwoVehicles]] = {"merge": Merge, "roundabout": Roundabout}
+
+
+def scene_of(spec: SuiteSpec, render_mode: str | None = None, **overrides: Any) -> TwoVehicles:
+    """Build a suite's scene.
+
+    Args:
+        overrides: values in place of the data file's ``[env]``, see `Settings`.
+
+    Raises:
+        RegistryError: an unknown setting, or a spawn that is not given for each agent.
+    """
+    values = dict(spec.env)
+    scenario = SCENARIOS[values.pop("scenario")]
+    settings = Settings.from_values({**values, **overrides})
+    for key in ("spawn_position", "spawn_speed"):
+        given = getattr(settings, key)
+        if not isinstance(given, Mapping) or set(given) != set(spec.roles):
+            raise RegistryError(f"{key} needs one number for each of {', '.join(spec.roles)}, got {given!r}")
+    return scenario(settings, render_mode)
