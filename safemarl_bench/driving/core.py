@@ -44,7 +44,7 @@ class Step(NamedTuple):
         terminated: (E, 2) bool, true where this decision ended the agent's task.
         truncated: (E,) bool, always false: the time limit is part of these games.
         over: (E,) bool, both agents are done.
-        crashed: (E, 2) int64, 0 or 1. arrival_rank: (E, 2) int64, 1, 2, or 0.
+        crashed: (E, 2) bool. arrival_rank: (E, 2) int64, 1, 2, or 0.
         gap: (E,) float64, distance of the centres, m, inf when one vehicle has left.
     """
 
@@ -94,26 +94,13 @@ class BatchedDriving:
         self._stride = np.uint64(check_seed(episode_stride, "episode_stride"))
         self._state = np.zeros((num_envs, 2, kernel.STATE_WIDTH), np.float64)
         self._keys = np.zeros((num_envs, 3), np.uint64)
-        self._keys[:, 0] = STREAMS["train"]
-        self._keys[:, 2] = np.arange(num_envs)
         self._arrays = self.tables.arrays
         self._out = _allocate(num_envs)
-        observation, shared, last, last_shared, reward, cost, terminated, over, events, gap = self._out
-        truncated = np.zeros(num_envs, bool)
-        happened = events[:, :, 0], events[:, :, 1]
-        self._step = Step(
-            observation, shared, last, last_shared, reward, cost, terminated, truncated, over, *happened, gap
-        )
+        self._step = Step._make([*self._out[:7], np.zeros(num_envs, bool), *self._out[7:]])
         with _announced():
-            self._call(kernel.reset_batch, np.ones(num_envs, bool))
-            kernel.step_batch(self._state[:0], self._keys, np.zeros((0, 2), np.int64), self._stride, *self._tail)
-
-    @property
-    def _tail(self) -> tuple[Any, Any]:
-        return self._arrays, self._out
-
-    def _call(self, function: Any, mask: np.ndarray) -> None:
-        function(self._state, self._keys, mask, self._arrays, self._out)
+            self.reset()
+            nobody = np.zeros((0, 2), np.int64)
+            kernel.step_batch(self._state[:0], self._keys, nobody, self._stride, self._arrays, self._out)
 
     @property
     def nbytes(self) -> int:
@@ -125,9 +112,7 @@ class BatchedDriving:
         """(E,) int64, the episode that each environment plays."""
         return self._keys[:, 2].astype(np.int64)
 
-    def reset(
-        self, mask: Any = None, *, seeds: Any = 0, episodes: Any = None, stream: str = "train"
-    ) -> Step:
+    def reset(self, mask: Any = None, *, seeds: Any = 0, episodes: Any = None, stream: str = "train") -> Step:
         """Start episodes; the other environments stay as they are.
 
         Args:
@@ -144,13 +129,14 @@ class BatchedDriving:
             raise ContractError(f"mask must be bool of shape ({self.num_envs},), got {_described(chosen)}")
         if stream not in STREAMS:
             raise SafeMARLBenchError(f"unknown random stream {stream!r}: {nearest(stream, STREAMS)}")
-        numbers = self._words(seeds, "seeds"), self._words(
-            np.arange(self.num_envs) if episodes is None else episodes, "episodes"
+        numbers = (
+            self._words(seeds, "seeds"),
+            self._words(np.arange(self.num_envs) if episodes is None else episodes, "episodes"),
         )
         self._keys[chosen, 0] = STREAMS[stream]
         self._keys[chosen, 1] = numbers[0][chosen]
         self._keys[chosen, 2] = numbers[1][chosen]
-        self._call(kernel.reset_batch, chosen)
+        kernel.reset_batch(self._state, self._keys, chosen, self._arrays, self._out)
         return self._step
 
     def _words(self, values: Any, what: str) -> np.ndarray:
@@ -236,7 +222,8 @@ def _allocate(num_envs: int) -> tuple[np.ndarray, ...]:
         np.zeros((num_envs, 2, 1), np.float64),
         np.zeros((num_envs, 2), bool),
         np.zeros(num_envs, bool),
-        np.zeros((num_envs, 2, 2), np.int64),
+        np.zeros((num_envs, 2), bool),
+        np.zeros((num_envs, 2), np.int64),
         np.zeros(num_envs, np.float64),
     )
 

@@ -46,7 +46,7 @@ def make(spec: SuiteSpec, *, backend: str = "highway", render_mode: str | None =
 
     Args:
         spec: the suite.
-        backend: "highway", upstream highway-env.
+        backend: "highway", upstream highway-env, or "kernel", the same game on `safemarl_bench.driving.kernel`.
         render_mode: None, "rgb_array" or "human".
         overrides: values in place of the data file's ``[env]``, see `Settings`.
 
@@ -55,7 +55,12 @@ def make(spec: SuiteSpec, *, backend: str = "highway", render_mode: str | None =
     """
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise RegistryError(f"unknown render mode {render_mode!r}: {nearest(str(render_mode), RENDER_MODES)}")
-    return DrivingGame(spec, scene_of(spec, render_mode, **overrides))
+    scene = scene_of(spec, render_mode, **overrides)
+    if backend == "kernel":
+        from safemarl_bench.driving.kernel_game import KernelGame  # loads numba, which the other backend does not need
+
+        return KernelGame(spec, scene)
+    return DrivingGame(spec, scene)
 
 
 class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore[misc]
@@ -118,12 +123,15 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, int]):  # type: ignore
         options = dict(options or {})
         seed, stream, episode = self._next_episode if seed is None else (check_seed(seed), "train", 0)
         stream, episode = options.get("stream", stream), check_seed(options.get("episode", episode), "episode")
-        self.scene.spawn(self._draw_spawns(stream, seed, episode))
+        self._start(stream, seed, episode)
         self._next_episode = (seed, stream, episode + 1)
         self.agents = list(self.possible_agents)
+        return self._observations(self.agents), self._infos(self.agents, dict.fromkeys(self.agents, 0.0))
+
+    def _start(self, stream: str, seed: int, episode: int) -> None:
+        self.scene.spawn(self._draw_spawns(stream, seed, episode))
         self._decision = 0
         self._ranks = {}
-        return self._observations(self.agents), self._infos(self.agents, dict.fromkeys(self.agents, 0.0))
 
     def _draw_spawns(self, stream: str, seed: int, episode: int) -> list[Spawn]:
         settings, spawns = self.scene.settings, []

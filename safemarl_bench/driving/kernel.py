@@ -11,16 +11,19 @@ floats; ``lanes`` (L, LANE_WIDTH) float64; ``roads`` (R, 4 + successors) int64; 
 A ``car`` is one row of the state. Built by `safemarl_bench.driving.tables`.
 """
 
+# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
+numba: Any
 try:
-    import numba
+    numba = importlib.import_module("numba")
 except ImportError:  # the extra "kernel" brings it
     numba = None
 
@@ -120,11 +123,10 @@ def heading_at(lane: Array, along: float) -> float:
     if lane[KIND] == CIRCULAR:
         phi = lane[SIGN] * along / lane[RADIUS] + lane[PHASE]
         return phi + math.pi / 2 * lane[SIGN]
-    heading: float = lane[LANE_HEADING]
     if lane[KIND] == SINE:
         slope = lane[AMPLITUDE] * lane[PULSATION] * math.cos(lane[PULSATION] * along + lane[PHASE])
-        heading = heading + math.atan(slope)
-    return heading
+        return lane[LANE_HEADING] + math.atan(slope)
+    return lane[LANE_HEADING]
 
 
 @compiled
@@ -279,7 +281,7 @@ def steer(car: Array, lane: Array) -> float:
 @compiled
 def act(car: Array, action: int, speeds: Array, lanes: Array, roads: Array, routes: Array) -> None:
     """Take a meta-action, follow the road, and set steering and acceleration; IDLE only follows and controls."""
-    if action == FASTER or action == SLOWER:
+    if action in (FASTER, SLOWER):
         index = speed_index(car[SPEED], speeds) + (1 if action == FASTER else -1)
         car[TARGET_SPEED] = speeds[min(max(index, 0), len(speeds) - 1)]
     target = lanes[int(car[TARGET_LANE])]
@@ -363,8 +365,7 @@ def mean_difference(a: Array, b: Array, axis: int) -> float:
     """Return the difference of two polygons' centres along one coordinate."""
     mean_a = (a[0, axis] + a[1, axis] + a[2, axis] + a[3, axis]) / 4.0
     mean_b = (b[0, axis] + b[1, axis] + b[2, axis] + b[3, axis]) / 4.0
-    result: float = mean_a - mean_b
-    return result
+    return mean_a - mean_b
 
 
 @compiled
@@ -499,10 +500,9 @@ def advance_frame(cars: Array, obstacles: Array, lanes: Array, seconds: float) -
 
 
 @compiled
-def simulate(
-    cars: Array, actions: Array, speeds: Array, obstacles: Array, lanes: Array, roads: Array, routes: Array, rules: Array
-) -> bool:
+def simulate(cars: Array, actions: Array, tables: Array) -> bool:
     """Drive one decision; return whether any frame had both vehicles in the zone closer than the gap."""
+    _, speeds, obstacles, lanes, roads, routes, rules = tables
     for index in range(2):
         if cars[index, PRESENT] != 0.0:
             act(cars[index], actions[index] if cars[index, LIVE] != 0.0 else IDLE, speeds, lanes, roads, routes)
@@ -641,14 +641,14 @@ def spawn(cars: Array, key: Array, spawns: Array, speeds: Array, lanes: Array, r
 # ---------------------------------------------------------------------------------------- entry points
 # tables: (spawns, speeds, obstacles, lanes, roads, routes, rules).
 # out: (observation (E, 2, 9) and shared (E, 9) float32, the same two of the decision's end, reward (E, 2) and
-# cost (E, 2, 1) float64, terminated (E, 2) and over (E,) bool, events (E, 2, 2) int64: crashed and arrival rank,
+# cost (E, 2, 1) float64, terminated (E, 2) and over (E,) bool, crashed (E, 2) bool, arrival_rank (E, 2) int64,
 # gap (E,) float64).
 
 
 @compiled
 def clear(k: int, out: Array) -> None:
     """Forget environment k's last decision."""
-    _, _, _, _, reward, cost, terminated, _, _, _ = out
+    _, _, _, _, reward, cost, terminated, _, _, _, _ = out
     for index in range(2):
         reward[k, index] = 0.0
         cost[k, index, 0] = 0.0
@@ -658,15 +658,15 @@ def clear(k: int, out: Array) -> None:
 @compiled
 def report(k: int, cars: Array, rules: Array, out: Array) -> None:
     """Write what environment k shows."""
-    observation, shared, final_observation, final_shared, _, _, _, over, events, gap = out
+    observation, shared, final_observation, final_shared, _, _, _, over, crashed, arrival_rank, gap = out
     observe(cars, rules, observation[k], shared[k])
     final_observation[k] = observation[k]
     final_shared[k] = shared[k]
     over[k] = cars[0, LIVE] == 0.0 and cars[1, LIVE] == 0.0
     gap[k] = gap_of(cars)
     for index in range(2):
-        events[k, index, 0] = int(cars[index, CRASHED])
-        events[k, index, 1] = int(cars[index, RANK])
+        crashed[k, index] = cars[index, CRASHED] != 0.0
+        arrival_rank[k, index] = int(cars[index, RANK])
 
 
 @compiled
@@ -699,7 +699,7 @@ def step_batch(state: Array, keys: Array, actions: Array, stride: Array, tables:
     Returns:
         -1, or the flat index of a bad action; then nothing has moved.
     """
-    spawns, speeds, obstacles, lanes, roads, routes, rules = tables
+    spawns, speeds, _, lanes, _, routes, rules = tables
     for k in range(state.shape[0]):
         for index in range(2):
             if state[k, index, LIVE] != 0.0 and not 0 <= actions[k, index] < ACTIONS:
@@ -708,7 +708,7 @@ def step_batch(state: Array, keys: Array, actions: Array, stride: Array, tables:
         cars = state[k]
         clear(k, out)
         if cars[0, LIVE] != 0.0 or cars[1, LIVE] != 0.0:
-            too_close = simulate(cars, actions[k], speeds, obstacles, lanes, roads, routes, rules)
+            too_close = simulate(cars, actions[k], tables)
             rank_arrivals(cars, lanes, rules)
             judge(cars, too_close, rules, out[4][k], out[5][k], out[6][k])
         report(k, cars, rules, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,7 @@ def _route_table(
             except KeyError:  # a dead end, where upstream drives on without a plan
                 path = []
             plan = [(roads.index((start, end)), number)]
-            plan += [(roads.index(road), -1) for road in zip(path, path[1:], strict=False)]
+            plan += [(roads.index(road), -1) for road in itertools.pairwise(path)]
         plans.append(plan)
     table = np.full((len(plans), max(map(len, plans)) + 1, 2), -1, np.int64)
     for row, plan in zip(table, plans, strict=True):
