@@ -27,7 +27,6 @@ STATE_COLUMNS = (
 """Columns of `get_state`; the unit is m, rad, s; lanes are rows of `Tables.lane_indices`; flags are 0 or 1."""
 
 N_OBSERVATION = 9
-MAX_ENVIRONMENTS = 2**31 - 1
 SLOW_SECONDS = 1.5
 
 _ready = False
@@ -84,8 +83,8 @@ class BatchedDriving:
         Raises:
             SafeMARLBenchError: E or the stride is out of range. RegistryError: an unknown setting.
         """
-        if not 1 <= check_seed(num_envs, "num_envs") <= MAX_ENVIRONMENTS:
-            raise SafeMARLBenchError(f"num_envs must be in [1, {MAX_ENVIRONMENTS}], got {num_envs}")
+        if check_seed(num_envs, "num_envs") < 1:
+            raise SafeMARLBenchError(f"num_envs must be at least 1, got {num_envs}")
         scene = scene_of(spec, **env) if scene is None else scene
         self.spec = spec
         self.settings: Settings = scene.settings
@@ -186,6 +185,13 @@ class BatchedDriving:
         """
         if not isinstance(state, np.ndarray) or state.shape != self._state.shape or state.dtype != np.float64:
             raise ContractError(f"state must be float64 of shape {self._state.shape}, got {_described(state)}")
+        self._check_columns(state)
+        self._state[:] = state
+        kernel.report_batch(self._state, self._arrays, self._out)
+        return self._step
+
+    def _check_columns(self, state: np.ndarray) -> None:
+        """Refuse what would lead the kernel astray: it checks no index."""
         finite = np.isfinite(state)
         if not finite.all():
             k, agent, column = np.argwhere(~finite)[0]
@@ -199,9 +205,9 @@ class BatchedDriving:
                     f"state[{k}, {agent}] has {STATE_COLUMNS[column]} {values[k, agent]}; "
                     f"it must be an integer in {low}..{high}"
                 )
-        self._state[:] = state
-        kernel.report_batch(self._state, self._arrays, self._out)
-        return self._step
+        clocks = state[:, :, kernel.DECISION]
+        if (clocks[:, 0] != clocks[:, 1]).any():
+            raise ContractError("both vehicles of a state must have the same decision")
 
     def _integer_columns(self) -> Iterator[tuple[int, int, int]]:
         lanes, (_, steps, _) = len(self.tables.lanes) - 1, self.tables.routes.shape

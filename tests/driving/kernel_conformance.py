@@ -230,6 +230,26 @@ def placed_episodes(suite: str, first: int, episodes: int) -> dict[str, int]:
     return counts
 
 
+def viewed_episodes(suite: str, first: int, episodes: int) -> dict[str, int]:
+    """The kernel's parallel API shows what the highway-env backend's shows, character by character."""
+    games = [smb.make(suite, backend=backend) for backend in ("highway", "kernel")]
+    counts = new_counts()
+    for episode in range(first, first + episodes):
+        options = {"episode": episode, "stream": ("train", "evaluation", "search")[episode % 3]}
+        starts = [str(game.reset(seed=2**63 - 1 - episode, options=options)) for game in games]
+        assert starts[0] == starts[1], (episode, starts)
+        rng = np.random.default_rng(episode)
+        while games[0].agents:
+            actions = {agent: int(rng.integers(5)) for agent in games[0].agents}
+            answers = [game.step(actions) for game in games]
+            assert str(answers[0]) == str(answers[1]), (episode, counts["decisions"], answers)
+            assert games[0].state().tobytes() == games[1].state().tobytes()
+            assert games[0].agents == games[1].agents
+            count_events(counts, answers[0])
+        counts["episodes"] += 1
+    return counts
+
+
 def resynchronised_episodes(suite: str, first: int, episodes: int) -> dict[str, int]:
     """Random episodes, the kernel put into highway-env's state before every decision; needs no pin."""
     game = smb.make(suite, backend="highway")
@@ -290,6 +310,7 @@ MODES = {
     "random": random_episodes,
     "scripted": scripted_episodes,
     "placed": placed_episodes,
+    "viewed": viewed_episodes,
     "resynchronised": resynchronised_episodes,
 }
 

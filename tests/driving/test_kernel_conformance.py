@@ -68,6 +68,12 @@ def test_without_the_pin_one_decision_from_the_same_state_differs_by_rounding_on
     assert counts["decisions"] > 400
 
 
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_parallel_api_shows_the_same_on_both_backends(suite: str) -> None:
+    counts = counts_of("viewed", suite, 0, 40, **pin.PIN)
+    assert min(counts["crashes"], counts["arrivals"]) >= 5
+
+
 @pytest.mark.parametrize("network", ["merge", "roundabout", "intersection", "racetrack"])
 def test_lanes_of_every_kind_are_upstreams_in_every_bit(network: str) -> None:
     counts = counts_of("lanes", network, 0, 2000, **pin.PIN)
