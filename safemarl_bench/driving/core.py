@@ -91,7 +91,7 @@ class BatchedDriving:
         self.tables: Tables = read_tables(spec, scene)
         self.num_envs = num_envs
         self._stride = np.uint64(check_seed(episode_stride, "episode_stride"))
-        self._state = np.zeros((num_envs, 2, kernel.STATE_WIDTH), np.float64)
+        self._cars = np.zeros((2 * num_envs, kernel.STATE_WIDTH), np.float64)
         self._keys = np.zeros((num_envs, 3), np.uint64)
         self._arrays = self.tables.arrays
         self._out = _allocate(num_envs)
@@ -99,12 +99,12 @@ class BatchedDriving:
         with _announced():
             self.reset()
             nobody = np.zeros((0, 2), np.int64)
-            kernel.step_batch(self._state[:0], self._keys, nobody, self._stride, self._arrays, self._out)
+            kernel.step_batch(self._cars[:0], self._keys, nobody, self._stride, self._arrays, self._out)
 
     @property
     def nbytes(self) -> int:
         """Bytes held for all environments together."""
-        return sum(array.nbytes for array in (self._state, self._keys, self._step.truncated, *self._out))
+        return sum(array.nbytes for array in (self._cars, self._keys, self._step.truncated, *self._out))
 
     @property
     def episodes(self) -> np.ndarray:
@@ -135,7 +135,7 @@ class BatchedDriving:
         self._keys[chosen, 0] = STREAMS[stream]
         self._keys[chosen, 1] = numbers[0][chosen]
         self._keys[chosen, 2] = numbers[1][chosen]
-        kernel.reset_batch(self._state, self._keys, chosen, self._arrays, self._out)
+        kernel.reset_batch(self._cars, self._keys, chosen, self._arrays, self._out)
         return self._step
 
     def _words(self, values: Any, what: str) -> np.ndarray:
@@ -163,7 +163,7 @@ class BatchedDriving:
             raise ContractError(f"actions must be integers of shape ({self.num_envs}, 2), got {_described(actions)}")
         if actions.dtype != np.int64 or not actions.flags.c_contiguous:
             actions = np.ascontiguousarray(actions, np.int64)
-        bad = kernel.step_batch(self._state, self._keys, actions, self._stride, self._arrays, self._out)
+        bad = kernel.step_batch(self._cars, self._keys, actions, self._stride, self._arrays, self._out)
         if bad >= 0:
             k, agent = divmod(bad, 2)
             raise ContractError(
@@ -174,7 +174,7 @@ class BatchedDriving:
 
     def get_state(self) -> np.ndarray:
         """Return a copy of the full state, (E, 2, 19) float64, columns `STATE_COLUMNS`; a row per vehicle."""
-        return self._state.copy()
+        return self._cars.copy().reshape(self.num_envs, 2, kernel.STATE_WIDTH)
 
     def set_state(self, state: np.ndarray) -> Step:
         """Put every environment into a state that `get_state` returned; the keys of the episodes stay.
@@ -183,11 +183,12 @@ class BatchedDriving:
             ContractError: a wrong shape or dtype, a number that is not finite, or a lane, flag, rank, route or
                 decision that is not a possible one; nothing has changed.
         """
-        if not isinstance(state, np.ndarray) or state.shape != self._state.shape or state.dtype != np.float64:
-            raise ContractError(f"state must be float64 of shape {self._state.shape}, got {_described(state)}")
+        shape = (self.num_envs, 2, kernel.STATE_WIDTH)
+        if not isinstance(state, np.ndarray) or state.shape != shape or state.dtype != np.float64:
+            raise ContractError(f"state must be float64 of shape {shape}, got {_described(state)}")
         self._check_columns(state)
-        self._state[:] = state
-        kernel.report_batch(self._state, self._arrays, self._out)
+        self._cars[:] = state.reshape(self._cars.shape)
+        kernel.report_batch(self._cars, self._arrays, self._out)
         return self._step
 
     def _check_columns(self, state: np.ndarray) -> None:

@@ -8,7 +8,8 @@ numba's cache does not notice edits in other modules.
 Arrays (columns are the constants below): ``state`` (E, 2, STATE_WIDTH) float64, integers and flags stored as
 floats; ``lanes`` (L, LANE_WIDTH) float64; ``roads`` (R, 4 + successors) int64; ``routes`` (L, steps, 2) int64;
 ``obstacles`` (O, 2) float64 m; ``spawns`` (2, SPAWN_WIDTH) float64; ``rules`` (RULES_WIDTH,) float64.
-A ``car`` is one row of the state. Built by `safemarl_bench.driving.tables`.
+Vehicles are rows ``c`` of ``cars``, the state as (2 E, STATE_WIDTH); lanes are rows ``l`` of the table: rows are
+named by their number, because slices cost the compiled code reference counts. Built by `safemarl_bench.driving.tables`.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -99,74 +100,77 @@ def clip(value: float, low: float, high: float) -> float:
 @compiled
 def wrap_to_pi(angle: float) -> float:
     """Return the angle in [-pi, pi), by floor modulo."""
-    return (angle + math.pi) % (2 * math.pi) - math.pi
+    turned = angle + math.pi
+    if 0.0 <= turned < 2 * math.pi:  # its own remainder
+        return turned - math.pi
+    return turned % (2 * math.pi) - math.pi
 
 
 @compiled
-def local_coordinates(lane: Array, x: float, y: float) -> tuple[float, float]:
-    """Return (longitudinal, lateral) of a point, m; sine lanes measure along their axis."""
-    dx, dy = x - lane[X0], y - lane[Y0]
-    if lane[KIND] == CIRCULAR:
-        phi = lane[PHASE] + wrap_to_pi(math.atan2(dy, dx) - lane[PHASE])
-        along = lane[SIGN] * (phi - lane[PHASE]) * lane[RADIUS]
-        return along, lane[SIGN] * (lane[RADIUS] - math.sqrt(dot(dx, dy, dx, dy)))
-    along = dot(dx, dy, lane[DIRECTION_X], lane[DIRECTION_Y])
-    lateral = dot(dx, dy, lane[LATERAL_X], lane[LATERAL_Y])
-    if lane[KIND] == SINE:
-        lateral = lateral - lane[AMPLITUDE] * math.sin(lane[PULSATION] * along + lane[PHASE])
+def local_coordinates(lanes: Array, l: int, x: float, y: float) -> tuple[float, float]:
+    """Return (longitudinal, lateral) of a point on lane `l`, m; sine lanes measure along their axis."""
+    dx, dy = x - lanes[l, X0], y - lanes[l, Y0]
+    if lanes[l, KIND] == CIRCULAR:
+        phase, sign, radius = lanes[l, PHASE], lanes[l, SIGN], lanes[l, RADIUS]
+        phi = phase + wrap_to_pi(math.atan2(dy, dx) - phase)
+        return sign * (phi - phase) * radius, sign * (radius - math.sqrt(dot(dx, dy, dx, dy)))
+    along = dot(dx, dy, lanes[l, DIRECTION_X], lanes[l, DIRECTION_Y])
+    lateral = dot(dx, dy, lanes[l, LATERAL_X], lanes[l, LATERAL_Y])
+    if lanes[l, KIND] == SINE:
+        lateral = lateral - lanes[l, AMPLITUDE] * math.sin(lanes[l, PULSATION] * along + lanes[l, PHASE])
     return along, lateral
 
 
 @compiled
-def heading_at(lane: Array, along: float) -> float:
-    """Return the lane's heading at a longitudinal coordinate."""
-    if lane[KIND] == CIRCULAR:
-        phi = lane[SIGN] * along / lane[RADIUS] + lane[PHASE]
-        return phi + math.pi / 2 * lane[SIGN]
-    if lane[KIND] == SINE:
-        slope = lane[AMPLITUDE] * lane[PULSATION] * math.cos(lane[PULSATION] * along + lane[PHASE])
-        return lane[LANE_HEADING] + math.atan(slope)
-    return lane[LANE_HEADING]
+def heading_at(lanes: Array, l: int, along: float) -> float:
+    """Return a lane's heading at a longitudinal coordinate."""
+    if lanes[l, KIND] == CIRCULAR:
+        phi = lanes[l, SIGN] * along / lanes[l, RADIUS] + lanes[l, PHASE]
+        return phi + math.pi / 2 * lanes[l, SIGN]
+    if lanes[l, KIND] == SINE:
+        turn = math.cos(lanes[l, PULSATION] * along + lanes[l, PHASE])
+        return lanes[l, LANE_HEADING] + math.atan(lanes[l, AMPLITUDE] * lanes[l, PULSATION] * turn)
+    return lanes[l, LANE_HEADING]
 
 
 @compiled
-def position_at(lane: Array, along: float, lateral: float) -> tuple[float, float]:
-    """Return the point at lane coordinates, m."""
-    if lane[KIND] == CIRCULAR:
-        phi = lane[SIGN] * along / lane[RADIUS] + lane[PHASE]
-        radius = lane[RADIUS] - lateral * lane[SIGN]
-        return lane[X0] + radius * math.cos(phi), lane[Y0] + radius * math.sin(phi)
-    if lane[KIND] == SINE:
-        lateral = lateral + lane[AMPLITUDE] * math.sin(lane[PULSATION] * along + lane[PHASE])
-    x = lane[X0] + along * lane[DIRECTION_X] + lateral * lane[LATERAL_X]
-    y = lane[Y0] + along * lane[DIRECTION_Y] + lateral * lane[LATERAL_Y]
+def position_at(lanes: Array, l: int, along: float, lateral: float) -> tuple[float, float]:
+    """Return the point at coordinates of a lane, m."""
+    if lanes[l, KIND] == CIRCULAR:
+        phi = lanes[l, SIGN] * along / lanes[l, RADIUS] + lanes[l, PHASE]
+        radius = lanes[l, RADIUS] - lateral * lanes[l, SIGN]
+        return lanes[l, X0] + radius * math.cos(phi), lanes[l, Y0] + radius * math.sin(phi)
+    if lanes[l, KIND] == SINE:
+        lateral = lateral + lanes[l, AMPLITUDE] * math.sin(lanes[l, PULSATION] * along + lanes[l, PHASE])
+    x = lanes[l, X0] + along * lanes[l, DIRECTION_X] + lateral * lanes[l, LATERAL_X]
+    y = lanes[l, Y0] + along * lanes[l, DIRECTION_Y] + lateral * lanes[l, LATERAL_Y]
     return x, y
 
 
 @compiled
-def distance(lane: Array, x: float, y: float) -> float:
+def distance(lanes: Array, l: int, x: float, y: float) -> float:
     """Return |lateral| + overshoot at either end, m."""
-    along, lateral = local_coordinates(lane, x, y)
-    return abs(lateral) + max(along - lane[LENGTH], 0.0) + max(0.0 - along, 0.0)
+    along, lateral = local_coordinates(lanes, l, x, y)
+    return abs(lateral) + max(along - lanes[l, LENGTH], 0.0) + max(0.0 - along, 0.0)
 
 
 @compiled
-def distance_with_heading(lane: Array, x: float, y: float, heading: float) -> float:
+def distance_with_heading(lanes: Array, l: int, x: float, y: float, heading: float) -> float:
     """Return the distance plus the angle between the heading and the lane's."""
-    along, lateral = local_coordinates(lane, x, y)
-    angle = abs(wrap_to_pi(heading - heading_at(lane, along)))
-    return abs(lateral) + max(along - lane[LENGTH], 0.0) + max(0.0 - along, 0.0) + angle
+    along, lateral = local_coordinates(lanes, l, x, y)
+    angle = abs(wrap_to_pi(heading - heading_at(lanes, l, along)))
+    return abs(lateral) + max(along - lanes[l, LENGTH], 0.0) + max(0.0 - along, 0.0) + angle
 
 
 @compiled
-def lower_bound(lane: Array, x: float, y: float) -> float:
+def lower_bound(lanes: Array, l: int, x: float, y: float) -> float:
     """Return at most the lane's distance plus rounding, without trigonometry."""
-    dx, dy = x - lane[X0], y - lane[Y0]
-    if lane[KIND] == CIRCULAR:
-        return abs(lane[RADIUS] - math.sqrt(dx * dx + dy * dy))
-    along = dx * lane[DIRECTION_X] + dy * lane[DIRECTION_Y]
-    lateral = abs(dx * lane[LATERAL_X] + dy * lane[LATERAL_Y]) - abs(lane[AMPLITUDE])
-    return max(lateral, 0.0) + max(along - lane[LENGTH], 0.0) + max(-along, 0.0)
+    dx, dy = x - lanes[l, X0], y - lanes[l, Y0]
+    if lanes[l, KIND] == CIRCULAR:
+        return abs(lanes[l, RADIUS] - math.sqrt(dx * dx + dy * dy))
+    along = dx * lanes[l, DIRECTION_X] + dy * lanes[l, DIRECTION_Y]
+    lateral = abs(dx * lanes[l, LATERAL_X] + dy * lanes[l, LATERAL_Y]) - abs(lanes[l, AMPLITUDE])
+    return max(lateral, 0.0) + max(along - lanes[l, LENGTH], 0.0) + max(-along, 0.0)
 
 
 @compiled
@@ -176,13 +180,13 @@ def closest_lane(lanes: Array, x: float, y: float, heading: float, guess: int) -
     Args:
         guess: any lane; the closer it is, the fewer lanes are measured.
     """
-    best, shortest = guess, distance_with_heading(lanes[guess], x, y, heading)
-    for index in range(lanes.shape[0]):
-        if index == guess or lower_bound(lanes[index], x, y) - MARGIN > shortest:
+    best, shortest = guess, distance_with_heading(lanes, guess, x, y, heading)
+    for l in range(lanes.shape[0]):
+        if l == guess or lower_bound(lanes, l, x, y) - MARGIN > shortest:
             continue
-        away = distance_with_heading(lanes[index], x, y, heading)
-        if away < shortest or (away == shortest and index < best):
-            best, shortest = index, away
+        away = distance_with_heading(lanes, l, x, y, heading)
+        if away < shortest or (away == shortest and l < best):
+            best, shortest = l, away
     return best
 
 
@@ -190,60 +194,59 @@ def closest_lane(lanes: Array, x: float, y: float, heading: float, guess: int) -
 
 
 @compiled
-def entry_lane(lane: int, road: int, wanted: int, x: float, y: float, lanes: Array, roads: Array) -> tuple[int, float]:
-    """Return the lane of `road` to enter from `lane`, and its distance from the point.
+def entry_lane(lanes: Array, roads: Array, l: int, road: int, wanted: int, x: float, y: float) -> tuple[int, float]:
+    """Return the lane of `road` to enter from lane `l`, and its distance from the point.
 
     Args:
         wanted: lane number that the route asks for, or -1.
     """
     first, count = roads[road, FIRST_LANE], roads[road, LANE_COUNT]
-    if roads[int(lanes[lane, ROAD]), LANE_COUNT] == count:
-        number = wanted if wanted >= 0 else int(lanes[lane, NUMBER])
-        return first + number, distance(lanes[first + number], x, y)
-    best, shortest = first, distance(lanes[first], x, y)
-    for index in range(first + 1, first + count):
-        away = distance(lanes[index], x, y)
+    if roads[int(lanes[l, ROAD]), LANE_COUNT] == count:
+        chosen = first + (wanted if wanted >= 0 else int(lanes[l, NUMBER]))
+        return chosen, distance(lanes, chosen, x, y)
+    best, shortest = first, distance(lanes, first, x, y)
+    for candidate in range(first + 1, first + count):
+        away = distance(lanes, candidate, x, y)
         if away < shortest:
-            best, shortest = index, away
+            best, shortest = candidate, away
     return best, shortest
 
 
 @compiled
-def next_lane(car: Array, lanes: Array, roads: Array, routes: Array) -> int:
+def next_lane(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) -> int:
     """Return the lane that follows the target lane: along the route, else the closest; drops a finished route step."""
-    lane = int(car[TARGET_LANE])
-    road = int(lanes[lane, ROAD])
-    along, _ = local_coordinates(lanes[lane], car[X], car[Y])
-    x, y = position_at(lanes[lane], along, 0.0)
-    if car[ROUTE] >= 0.0:
-        route = routes[int(car[ROUTE])]
-        if route[int(car[ROUTE_STEP]), 0] == road:
-            car[ROUTE_STEP] += 1.0
-        following, wanted = route[int(car[ROUTE_STEP]), 0], route[int(car[ROUTE_STEP]), 1]
+    l = int(cars[c, TARGET_LANE])
+    road = int(lanes[l, ROAD])
+    x, y = position_at(lanes, l, local_coordinates(lanes, l, cars[c, X], cars[c, Y])[0], 0.0)
+    if cars[c, ROUTE] >= 0.0:
+        route = int(cars[c, ROUTE])
+        if routes[route, int(cars[c, ROUTE_STEP]), 0] == road:
+            cars[c, ROUTE_STEP] += 1.0
+        step = int(cars[c, ROUTE_STEP])
+        following = routes[route, step, 0]
         if following >= 0 and roads[following, FROM_NODE] == roads[road, TO_NODE]:
-            return entry_lane(lane, following, wanted, x, y, lanes, roads)[0]
-    best, shortest = lane, math.inf
+            return entry_lane(lanes, roads, l, following, routes[route, step, 1], x, y)[0]
+    best, shortest = l, math.inf
     for column in range(SUCCESSORS, roads.shape[1]):
         if roads[road, column] >= 0:
-            candidate, away = entry_lane(lane, roads[road, column], -1, x, y, lanes, roads)
+            candidate, away = entry_lane(lanes, roads, l, roads[road, column], -1, x, y)
             if away < shortest:
                 best, shortest = candidate, away
     return best
 
 
 @compiled
-def change_lane(car: Array, side: int, lanes: Array, roads: Array) -> None:
+def change_lane(cars: Array, c: int, side: int, lanes: Array, roads: Array) -> None:
     """Target the next lane on a side (-1 left, +1 right) of the target lane's road, where it can be reached."""
-    target = int(car[TARGET_LANE])
+    target = int(cars[c, TARGET_LANE])
     road = int(lanes[target, ROAD])
     number = min(max(int(lanes[target, NUMBER]) + side, 0), roads[road, LANE_COUNT] - 1)
-    index = roads[road, FIRST_LANE] + number
-    lane = lanes[index]
-    if lane[FORBIDDEN] != 0.0:
+    l = roads[road, FIRST_LANE] + number
+    if lanes[l, FORBIDDEN] != 0.0:
         return
-    along, lateral = local_coordinates(lane, car[X], car[Y])
-    if abs(lateral) <= 2 * lane[WIDTH] and 0.0 <= along < lane[LENGTH] + CAR_LENGTH:
-        car[TARGET_LANE] = index
+    along, lateral = local_coordinates(lanes, l, cars[c, X], cars[c, Y])
+    if abs(lateral) <= 2 * lanes[l, WIDTH] and 0.0 <= along < lanes[l, LENGTH] + CAR_LENGTH:
+        cars[c, TARGET_LANE] = l
 
 
 @compiled
@@ -267,68 +270,95 @@ def not_zero(value: float) -> float:
 
 
 @compiled
-def steer(car: Array, lane: Array) -> float:
-    """Return the steering angle that follows a lane's centre, rad."""
-    along, lateral = local_coordinates(lane, car[X], car[Y])
-    ahead = heading_at(lane, along + car[SPEED] * PURSUIT_SECONDS)
-    command = math.asin(clip(-GAIN_LATERAL * lateral / not_zero(car[SPEED]), -1.0, 1.0))
+def steering_of(heading: float, speed: float, ahead: float, lateral: float) -> float:
+    """Return the steering angle that follows a lane's centre, rad.
+
+    Args:
+        ahead: the lane's heading a moment ahead. lateral: offset from its centre, m.
+    """
+    command = math.asin(clip(-GAIN_LATERAL * lateral / not_zero(speed), -1.0, 1.0))
     reference = ahead + clip(command, -TURN_LIMIT, TURN_LIMIT)
-    rate = GAIN_HEADING * wrap_to_pi(reference - car[HEADING])
-    slip = math.asin(clip(CAR_LENGTH / 2 / not_zero(car[SPEED]) * rate, -1.0, 1.0))
+    rate = GAIN_HEADING * wrap_to_pi(reference - heading)
+    slip = math.asin(clip(CAR_LENGTH / 2 / not_zero(speed) * rate, -1.0, 1.0))
     return clip(math.atan(2 * math.tan(slip)), -STEERING_LIMIT, STEERING_LIMIT)
 
 
 @compiled
-def act(car: Array, action: int, speeds: Array, lanes: Array, roads: Array, routes: Array) -> None:
-    """Take a meta-action, follow the road, and set steering and acceleration; IDLE only follows and controls."""
+def follow_road(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) -> tuple[float, float]:
+    """Switch to the next lane near the end of the target lane; return the coordinates on the target lane, m."""
+    l = int(cars[c, TARGET_LANE])
+    along, lateral = local_coordinates(lanes, l, cars[c, X], cars[c, Y])
+    if along > lanes[l, LENGTH] - CAR_LENGTH / 2:
+        l = next_lane(cars, c, lanes, roads, routes)
+        cars[c, TARGET_LANE] = l
+        return local_coordinates(lanes, l, cars[c, X], cars[c, Y])
+    return along, lateral
+
+
+@compiled
+def act(cars: Array, c: int, action: int, speeds: Array, lanes: Array, roads: Array, routes: Array) -> None:
+    """Take a meta-action: set the target speed, follow the road, then change the target lane."""
     if action in (FASTER, SLOWER):
-        index = speed_index(car[SPEED], speeds) + (1 if action == FASTER else -1)
-        car[TARGET_SPEED] = speeds[min(max(index, 0), len(speeds) - 1)]
-    target = lanes[int(car[TARGET_LANE])]
-    along, _ = local_coordinates(target, car[X], car[Y])
-    if along > target[LENGTH] - CAR_LENGTH / 2:
-        car[TARGET_LANE] = next_lane(car, lanes, roads, routes)
+        index = speed_index(cars[c, SPEED], speeds) + (1 if action == FASTER else -1)
+        cars[c, TARGET_SPEED] = speeds[min(max(index, 0), len(speeds) - 1)]
+    follow_road(cars, c, lanes, roads, routes)
     if action == LANE_LEFT:
-        change_lane(car, -1, lanes, roads)
+        change_lane(cars, c, -1, lanes, roads)
     elif action == LANE_RIGHT:
-        change_lane(car, 1, lanes, roads)
-    car[STEERING] = steer(car, lanes[int(car[TARGET_LANE])])
-    car[ACCELERATION] = GAIN_SPEED * (car[TARGET_SPEED] - car[SPEED])
+        change_lane(cars, c, 1, lanes, roads)
+
+
+@compiled
+def control(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) -> None:
+    """Follow the road, and set steering and acceleration for one frame."""
+    along, lateral = follow_road(cars, c, lanes, roads, routes)
+    speed = cars[c, SPEED]
+    ahead = heading_at(lanes, int(cars[c, TARGET_LANE]), along + speed * PURSUIT_SECONDS)
+    cars[c, STEERING] = steering_of(cars[c, HEADING], speed, ahead, lateral)
+    cars[c, ACCELERATION] = GAIN_SPEED * (cars[c, TARGET_SPEED] - speed)
 
 
 # ------------------------------------------------------------------------------- motion and collisions
 
 
 @compiled
-def drive(car: Array, lanes: Array, seconds: float) -> None:
-    """Move a vehicle for one frame: kinematic bicycle, pending impact, speed limit, and where it is."""
-    if car[CRASHED] != 0.0:
-        car[STEERING] = 0.0
-        car[ACCELERATION] = -1.0 * car[SPEED]
-    if car[SPEED] > TOP_SPEED:
-        car[ACCELERATION] = min(car[ACCELERATION], 1.0 * (TOP_SPEED - car[SPEED]))
-    elif car[SPEED] < -TOP_SPEED:
-        car[ACCELERATION] = max(car[ACCELERATION], 1.0 * (-TOP_SPEED - car[SPEED]))
-    speed, heading = car[SPEED], car[HEADING]
-    slip = math.atan(1 / 2 * math.tan(car[STEERING]))
-    car[X] += speed * math.cos(heading + slip) * seconds
-    car[Y] += speed * math.sin(heading + slip) * seconds
-    if car[IMPACT] != 0.0:
-        car[X] += car[IMPACT_X]
-        car[Y] += car[IMPACT_Y]
-        car[CRASHED] = 1.0
-        set_impact(car, 0.0, 0.0, 0.0)
-    car[HEADING] = heading + speed * math.sin(slip) / (CAR_LENGTH / 2) * seconds
-    car[SPEED] = speed + car[ACCELERATION] * seconds
-    car[LANE] = closest_lane(lanes, car[X], car[Y], car[HEADING], int(car[LANE]))
+def limit_action(cars: Array, c: int) -> None:
+    """Brake a crashed vehicle, straight on, and keep the others below the top speed."""
+    speed = cars[c, SPEED]
+    if cars[c, CRASHED] != 0.0:
+        cars[c, STEERING] = 0.0
+        cars[c, ACCELERATION] = -1.0 * speed
+    if speed > TOP_SPEED:
+        cars[c, ACCELERATION] = min(cars[c, ACCELERATION], 1.0 * (TOP_SPEED - speed))
+    elif speed < -TOP_SPEED:
+        cars[c, ACCELERATION] = max(cars[c, ACCELERATION], 1.0 * (-TOP_SPEED - speed))
 
 
 @compiled
-def set_impact(car: Array, pending: float, x: float, y: float) -> None:
+def drive(cars: Array, c: int, lanes: Array, seconds: float) -> None:
+    """Move a vehicle for one frame: kinematic bicycle, pending impact, and the lane it is on."""
+    limit_action(cars, c)
+    speed, heading = cars[c, SPEED], cars[c, HEADING]
+    slip = math.atan(1 / 2 * math.tan(cars[c, STEERING]))
+    x = cars[c, X] + speed * math.cos(heading + slip) * seconds
+    y = cars[c, Y] + speed * math.sin(heading + slip) * seconds
+    if cars[c, IMPACT] != 0.0:
+        x += cars[c, IMPACT_X]
+        y += cars[c, IMPACT_Y]
+        cars[c, CRASHED] = 1.0
+        set_impact(cars, c, 0.0, 0.0, 0.0)
+    heading = heading + speed * math.sin(slip) / (CAR_LENGTH / 2) * seconds
+    cars[c, X], cars[c, Y], cars[c, HEADING] = x, y, heading
+    cars[c, SPEED] = speed + cars[c, ACCELERATION] * seconds
+    cars[c, LANE] = closest_lane(lanes, x, y, heading, int(cars[c, LANE]))
+
+
+@compiled
+def set_impact(cars: Array, c: int, pending: float, x: float, y: float) -> None:
     """Note a displacement, m, for the next frame, or clear it."""
-    car[IMPACT] = pending
-    car[IMPACT_X] = x
-    car[IMPACT_Y] = y
+    cars[c, IMPACT] = pending
+    cars[c, IMPACT_X] = x
+    cars[c, IMPACT_Y] = y
 
 
 @compiled
@@ -408,50 +438,56 @@ def intersect(a: Array, b: Array, move_x: float, move_y: float) -> tuple[bool, b
 
 
 @compiled
-def out_of_reach(car: Array, x: float, y: float, diagonal: float, seconds: float) -> bool:
+def out_of_reach(cars: Array, c: int, x: float, y: float, diagonal: float, seconds: float) -> bool:
     """Whether a point is too far for a contact in the coming frame; only the car's own speed counts."""
-    dx, dy = x - car[X], y - car[Y]
-    reach = (CAR_DIAGONAL + diagonal) / 2 + car[SPEED] * seconds
-    return bool(math.sqrt(dot(dx, dy, dx, dy)) > reach)
+    dx, dy = x - cars[c, X], y - cars[c, Y]
+    reach = (CAR_DIAGONAL + diagonal) / 2 + cars[c, SPEED] * seconds
+    return math.sqrt(dot(dx, dy, dx, dy)) > reach
 
 
 @compiled
-def collide(car: Array, other: Array, seconds: float) -> None:
+def velocity(cars: Array, c: int) -> tuple[float, float]:
+    """Return a vehicle's velocity along its heading, m/s."""
+    return cars[c, SPEED] * math.cos(cars[c, HEADING]), cars[c, SPEED] * math.sin(cars[c, HEADING])
+
+
+@compiled
+def collide(cars: Array, c: int, other: int, seconds: float) -> None:
     """Let two vehicles touch: a contact now marks both crashed, one in the coming frame leaves an impact."""
-    if out_of_reach(car, other[X], other[Y], CAR_DIAGONAL, seconds):
+    if out_of_reach(cars, c, cars[other, X], cars[other, Y], CAR_DIAGONAL, seconds):
         return
-    a = corners(car[X], car[Y], car[HEADING], CAR_LENGTH, CAR_WIDTH)
-    b = corners(other[X], other[Y], other[HEADING], CAR_LENGTH, CAR_WIDTH)
-    move_x = car[SPEED] * math.cos(car[HEADING]) * seconds - other[SPEED] * math.cos(other[HEADING]) * seconds
-    move_y = car[SPEED] * math.sin(car[HEADING]) * seconds - other[SPEED] * math.sin(other[HEADING]) * seconds
+    a = corners(cars[c, X], cars[c, Y], cars[c, HEADING], CAR_LENGTH, CAR_WIDTH)
+    b = corners(cars[other, X], cars[other, Y], cars[other, HEADING], CAR_LENGTH, CAR_WIDTH)
+    (vx, vy), (other_vx, other_vy) = velocity(cars, c), velocity(cars, other)
+    move_x, move_y = vx * seconds - other_vx * seconds, vy * seconds - other_vy * seconds
     now, soon, x, y = intersect(a, b, move_x, move_y)
     if soon:
-        set_impact(car, 1.0, x / 2, y / 2)
-        set_impact(other, 1.0, -x / 2, -y / 2)
+        set_impact(cars, c, 1.0, x / 2, y / 2)
+        set_impact(cars, other, 1.0, -x / 2, -y / 2)
     if now:
-        car[CRASHED] = 1.0
-        other[CRASHED] = 1.0
+        cars[c, CRASHED] = 1.0
+        cars[other, CRASHED] = 1.0
 
 
 @compiled
-def hit_obstacles(car: Array, obstacles: Array, seconds: float) -> None:
+def hit_obstacles(cars: Array, c: int, obstacles: Array, seconds: float) -> None:
     """Let a vehicle touch the obstacles; their impact replaces that of a vehicle."""
     for index in range(obstacles.shape[0]):
         x, y = obstacles[index, 0], obstacles[index, 1]
-        if out_of_reach(car, x, y, OBSTACLE_DIAGONAL, seconds):
+        if out_of_reach(cars, c, x, y, OBSTACLE_DIAGONAL, seconds):
             continue
-        a = corners(car[X], car[Y], car[HEADING], CAR_LENGTH, CAR_WIDTH)
+        a = corners(cars[c, X], cars[c, Y], cars[c, HEADING], CAR_LENGTH, CAR_WIDTH)
         b = corners(x, y, 0.0, OBSTACLE_SIZE, OBSTACLE_SIZE)
-        move_x = car[SPEED] * math.cos(car[HEADING]) * seconds
-        move_y = car[SPEED] * math.sin(car[HEADING]) * seconds
-        now, soon, out_x, out_y = intersect(a, b, move_x, move_y)
+        vx, vy = velocity(cars, c)
+        now, soon, out_x, out_y = intersect(a, b, vx * seconds, vy * seconds)
         if soon:
-            set_impact(car, 1.0, out_x, out_y)
+            set_impact(cars, c, 1.0, out_x, out_y)
         if now:
-            car[CRASHED] = 1.0
+            cars[c, CRASHED] = 1.0
 
 
 # ------------------------------------------------------------------------------------------- the game
+# The vehicles of environment k are the rows c = 2 k (leader) and c + 1 (follower).
 
 
 @compiled
@@ -461,119 +497,119 @@ def length_of(x: float, y: float) -> float:
 
 
 @compiled
-def gap_of(cars: Array) -> float:
+def gap_of(cars: Array, c: int) -> float:
     """Return the distance of the centres, m; inf when one has left."""
-    if cars[0, PRESENT] == 0.0 or cars[1, PRESENT] == 0.0:
+    if cars[c, PRESENT] == 0.0 or cars[c + 1, PRESENT] == 0.0:
         return math.inf
-    return length_of(cars[0, X] - cars[1, X], cars[0, Y] - cars[1, Y])
+    return length_of(cars[c, X] - cars[c + 1, X], cars[c, Y] - cars[c + 1, Y])
 
 
 @compiled
-def in_zone(car: Array, rules: Array) -> bool:
+def in_zone(cars: Array, c: int, rules: Array) -> bool:
     """Whether a vehicle is where the gap counts."""
     if rules[SCENARIO] == MERGE:
-        return bool(car[X] >= rules[ZONE])
-    return bool(length_of(car[X], car[Y]) <= rules[ZONE])
+        return cars[c, X] >= rules[ZONE]
+    return length_of(cars[c, X], cars[c, Y]) <= rules[ZONE]
 
 
 @compiled
-def past_finish(car: Array, lanes: Array, rules: Array) -> float:
+def past_finish(cars: Array, c: int, lanes: Array, rules: Array) -> float:
     """Return how far past the finish line a vehicle is, m; -inf before it or on another road."""
     if rules[SCENARIO] == MERGE:
-        past = car[X] - rules[FINISH]
+        past = cars[c, X] - rules[FINISH]
         return past if past > 0.0 else -math.inf
-    past = rules[FINISH] - car[Y]
-    return past if past >= 0.0 and lanes[int(car[LANE]), ROAD] == rules[EXIT_ROAD] else -math.inf
+    past = rules[FINISH] - cars[c, Y]
+    return past if past >= 0.0 and lanes[int(cars[c, LANE]), ROAD] == rules[EXIT_ROAD] else -math.inf
 
 
 @compiled
-def advance_frame(cars: Array, obstacles: Array, lanes: Array, seconds: float) -> None:
+def advance_frame(cars: Array, c: int, obstacles: Array, lanes: Array, seconds: float) -> None:
     """Move the vehicles on the road by one frame, then look for contacts."""
-    for index in range(2):
-        if cars[index, PRESENT] != 0.0:
-            drive(cars[index], lanes, seconds)
-    if cars[0, PRESENT] != 0.0 and cars[1, PRESENT] != 0.0:
-        collide(cars[0], cars[1], seconds)
-    for index in range(2):
-        if cars[index, PRESENT] != 0.0:
-            hit_obstacles(cars[index], obstacles, seconds)
+    for car in range(c, c + 2):
+        if cars[car, PRESENT] != 0.0:
+            drive(cars, car, lanes, seconds)
+    if cars[c, PRESENT] != 0.0 and cars[c + 1, PRESENT] != 0.0:
+        collide(cars, c, c + 1, seconds)
+    for car in range(c, c + 2):
+        if cars[car, PRESENT] != 0.0:
+            hit_obstacles(cars, car, obstacles, seconds)
 
 
 @compiled
-def simulate(cars: Array, actions: Array, tables: Array) -> bool:
+def simulate(cars: Array, c: int, actions: Array, tables: Array) -> bool:
     """Drive one decision; return whether any frame had both vehicles in the zone closer than the gap."""
     _, speeds, obstacles, lanes, roads, routes, rules = tables
-    for index in range(2):
-        if cars[index, PRESENT] != 0.0:
-            act(cars[index], actions[index] if cars[index, LIVE] != 0.0 else IDLE, speeds, lanes, roads, routes)
+    for car in range(c, c + 2):
+        if cars[car, PRESENT] != 0.0:
+            act(cars, car, actions[c // 2, car - c] if cars[car, LIVE] != 0.0 else IDLE, speeds, lanes, roads, routes)
     too_close = False
     for _ in range(int(rules[FRAMES])):
-        for index in range(2):
-            if cars[index, PRESENT] != 0.0:
-                act(cars[index], IDLE, speeds, lanes, roads, routes)
-        advance_frame(cars, obstacles, lanes, rules[FRAME_SECONDS])
-        if not too_close and in_zone(cars[0], rules) and in_zone(cars[1], rules):
-            too_close = gap_of(cars) < rules[GAP]
+        for car in range(c, c + 2):
+            if cars[car, PRESENT] != 0.0:
+                control(cars, car, lanes, roads, routes)
+        advance_frame(cars, c, obstacles, lanes, rules[FRAME_SECONDS])
+        if not too_close and in_zone(cars, c, rules) and in_zone(cars, c + 1, rules):
+            too_close = gap_of(cars, c) < rules[GAP]
     return too_close
 
 
 @compiled
-def rank_arrivals(cars: Array, lanes: Array, rules: Array) -> None:
+def rank_arrivals(cars: Array, c: int, lanes: Array, rules: Array) -> None:
     """Rank who crossed the line in this decision: further past it first, exact ties to the leader; they leave."""
-    past = np.full(2, -math.inf)
-    for index in range(2):
-        if cars[index, LIVE] != 0.0 and cars[index, CRASHED] == 0.0:
-            past[index] = past_finish(cars[index], lanes, rules)
-    ranked = int(max(cars[0, RANK], cars[1, RANK]))
+    leader, follower = -math.inf, -math.inf
+    if cars[c, LIVE] != 0.0 and cars[c, CRASHED] == 0.0:
+        leader = past_finish(cars, c, lanes, rules)
+    if cars[c + 1, LIVE] != 0.0 and cars[c + 1, CRASHED] == 0.0:
+        follower = past_finish(cars, c + 1, lanes, rules)
+    rank = max(cars[c, RANK], cars[c + 1, RANK])
     for turn in range(2):
-        index = turn if past[0] >= past[1] else 1 - turn
-        if past[index] >= 0.0:
-            ranked += 1
-            cars[index, RANK] = ranked
-            cars[index, PRESENT] = 0.0
+        leads = (turn == 0) == (leader >= follower)
+        if (leader if leads else follower) >= 0.0:
+            car = c if leads else c + 1
+            rank += 1.0
+            cars[car, RANK] = rank
+            cars[car, PRESENT] = 0.0
 
 
 @compiled
-def judge(cars: Array, too_close: bool, rules: Array, reward: Array, cost: Array, terminated: Array) -> None:
-    """Count the decision, and write each live agent's reward, cost and end."""
-    decision = cars[0, DECISION] + 1.0
+def judge(cars: Array, k: int, too_close: bool, rules: Array, reward: Array, cost: Array, terminated: Array) -> None:
+    """Count environment k's decision, and write each live agent's reward, cost and end."""
+    decision = cars[2 * k, DECISION] + 1.0
     for index in range(2):
-        car = cars[index]
-        car[DECISION] = decision
-        if car[LIVE] == 0.0:
+        c = 2 * k + index
+        cars[c, DECISION] = decision
+        if cars[c, LIVE] == 0.0:
             continue
-        arrived = car[RANK] > 0.0
-        crashed = car[CRASHED] != 0.0
-        reward[index] = BAND_REWARD if rules[BAND_LOW] <= car[SPEED] <= rules[BAND_HIGH] else 0.0
+        arrived, crashed = cars[c, RANK] > 0.0, cars[c, CRASHED] != 0.0
+        paid = BAND_REWARD if rules[BAND_LOW] <= cars[c, SPEED] <= rules[BAND_HIGH] else 0.0
         if arrived:
-            reward[index] += FIRST_REWARD if car[RANK] == 1.0 else SECOND_REWARD
-            reward[index] += REMAINING_REWARD * (rules[HORIZON] - decision)
-        cost[index, 0] = (COLLISION_COST if crashed else 0.0) + (GAP_COST if too_close else 0.0)
-        terminated[index] = decision >= rules[HORIZON] or crashed or arrived
-        car[LIVE] = 0.0 if terminated[index] else 1.0
+            paid += FIRST_REWARD if cars[c, RANK] == 1.0 else SECOND_REWARD
+            paid += REMAINING_REWARD * (rules[HORIZON] - decision)
+        reward[k, index] = paid
+        cost[k, index, 0] = (COLLISION_COST if crashed else 0.0) + (GAP_COST if too_close else 0.0)
+        done = decision >= rules[HORIZON] or crashed or arrived
+        terminated[k, index] = done
+        cars[c, LIVE] = 0.0 if done else 1.0
 
 
 @compiled
-def observe(cars: Array, rules: Array, observation: Array, shared: Array) -> None:
-    """Write both agents' observations, (2, 9), and the global state, (9,), float32."""
-    seen = gap_of(cars) <= SIGHT
+def observe(cars: Array, k: int, rules: Array, observation: Array, shared: Array) -> None:
+    """Write environment k's two observations and its global state."""
+    seen = gap_of(cars, 2 * k) <= SIGHT
+    left = 1.0 - cars[2 * k, DECISION] / rules[HORIZON]
     for index in range(2):
-        car = cars[index]
-        here = car[PRESENT] != 0.0
-        row = (
-            car[X] if here else 0.0,
-            car[Y] if here else 0.0,
-            car[SPEED] * math.cos(car[HEADING]) if here else 0.0,
-            car[SPEED] * math.sin(car[HEADING]) if here else 0.0,
-        )
+        c = 2 * k + index
+        x, y, vx, vy = 0.0, 0.0, 0.0, 0.0
+        if cars[c, PRESENT] != 0.0:
+            x, y = cars[c, X], cars[c, Y]
+            vx, vy = velocity(cars, c)
+        row = (x, y, vx, vy)
         for column in range(4):
-            shared[4 * index + column] = row[column]
-            observation[index, column] = row[column]
-            observation[1 - index, 4 + column] = row[column] if seen else 0.0
-    left = 1.0 - cars[0, DECISION] / rules[HORIZON]
-    shared[8] = left
-    observation[0, 8] = left
-    observation[1, 8] = left
+            shared[k, 4 * index + column] = row[column]
+            observation[k, index, column] = row[column]
+            observation[k, 1 - index, 4 + column] = row[column] if seen else 0.0
+        observation[k, index, 8] = left
+    shared[k, 8] = left
 
 
 # ---------------------------------------------------------------------------------------------- spawns
@@ -619,35 +655,38 @@ def noise(stream: Array, seed: Array, episode: Array, agent: Array) -> tuple[flo
 
 
 @compiled
-def spawn(cars: Array, key: Array, spawns: Array, speeds: Array, lanes: Array, routes: Array) -> None:
-    """Start an episode: both vehicles on their lanes, with the noise of the key (stream, seed, episode)."""
+def spawn(cars: Array, k: int, keys: Array, tables: Array) -> None:
+    """Start environment k's episode: both vehicles on their lanes, with the noise of its key."""
+    spawns, speeds, _, lanes, _, routes, _ = tables
     for index in range(2):
-        car, given = cars[index], spawns[index]
-        first, second = noise(key[0], key[1], key[2], np.uint64(index))
-        along = given[SPAWN_POSITION] + given[NOISE_POSITION] * first
-        lane = int(given[SPAWN_LANE])
-        car[:] = 0.0
-        car[X], car[Y] = position_at(lanes[lane], along, 0.0)
-        car[HEADING] = heading_at(lanes[lane], along)
-        car[SPEED] = given[SPAWN_SPEED] + given[NOISE_SPEED] * second
-        car[TARGET_SPEED] = speeds[speed_index(car[SPEED], speeds)]
-        car[LANE] = closest_lane(lanes, car[X], car[Y], car[HEADING], lane)
-        car[TARGET_LANE] = car[LANE]
-        car[PRESENT] = 1.0
-        car[LIVE] = 1.0
-        car[ROUTE] = car[LANE] if routes[int(car[LANE]), 0, 0] >= 0 else -1.0
+        c = 2 * k + index
+        first, second = noise(keys[k, 0], keys[k, 1], keys[k, 2], np.uint64(index))
+        along = spawns[index, SPAWN_POSITION] + spawns[index, NOISE_POSITION] * first
+        l = int(spawns[index, SPAWN_LANE])
+        for column in range(STATE_WIDTH):
+            cars[c, column] = 0.0
+        x, y = position_at(lanes, l, along, 0.0)
+        heading = heading_at(lanes, l, along)
+        cars[c, X], cars[c, Y], cars[c, HEADING] = x, y, heading
+        cars[c, SPEED] = spawns[index, SPAWN_SPEED] + spawns[index, NOISE_SPEED] * second
+        cars[c, TARGET_SPEED] = speeds[speed_index(cars[c, SPEED], speeds)]
+        l = closest_lane(lanes, x, y, heading, l)
+        cars[c, LANE], cars[c, TARGET_LANE] = l, l
+        cars[c, PRESENT], cars[c, LIVE] = 1.0, 1.0
+        cars[c, ROUTE] = l if routes[l, 0, 0] >= 0 else -1
 
 
 # ---------------------------------------------------------------------------------------- entry points
+# cars: (2 E, STATE_WIDTH). keys: (E, 3) uint64, stream, seed and episode.
 # tables: (spawns, speeds, obstacles, lanes, roads, routes, rules).
-# out: (observation (E, 2, 9) and shared (E, 9) float32, the same two of the decision's end, reward (E, 2) and
-# cost (E, 2, 1) float64, terminated (E, 2) and over (E,) bool, crashed (E, 2) bool, arrival_rank (E, 2) int64,
-# gap (E,) float64).
+# out: (observation (E, 2, 9) and shared (E, 9) float32, the same two of the decision's end, reward (E, 2) and cost
+# (E, 2, 1) float64, terminated (E, 2) and over (E,) bool, crashed (E, 2) bool, arrival_rank (E, 2) int64, gap (E,)
+# float64).
 
 
 @compiled
 def clear(k: int, out: Array) -> None:
-    """Forget environment k's last decision."""
+    """Forget the last decision of environment k."""
     _, _, _, _, reward, cost, terminated, _, _, _, _ = out
     for index in range(2):
         reward[k, index] = 0.0
@@ -656,40 +695,41 @@ def clear(k: int, out: Array) -> None:
 
 
 @compiled
-def report(k: int, cars: Array, rules: Array, out: Array) -> None:
+def report(cars: Array, k: int, rules: Array, out: Array) -> None:
     """Write what environment k shows."""
-    observation, shared, final_observation, final_shared, _, _, _, over, crashed, arrival_rank, gap = out
-    observe(cars, rules, observation[k], shared[k])
-    final_observation[k] = observation[k]
-    final_shared[k] = shared[k]
-    over[k] = cars[0, LIVE] == 0.0 and cars[1, LIVE] == 0.0
-    gap[k] = gap_of(cars)
+    observation, shared, final_observation, final_shared, _, _, _, over, crashed, rank, gap = out
+    observe(cars, k, rules, observation, shared)
+    for column in range(shared.shape[1]):
+        final_shared[k, column] = shared[k, column]
+        for index in range(2):
+            final_observation[k, index, column] = observation[k, index, column]
+    over[k] = cars[2 * k, LIVE] == 0.0 and cars[2 * k + 1, LIVE] == 0.0
+    gap[k] = gap_of(cars, 2 * k)
     for index in range(2):
-        crashed[k, index] = cars[index, CRASHED] != 0.0
-        arrival_rank[k, index] = int(cars[index, RANK])
+        crashed[k, index] = cars[2 * k + index, CRASHED] != 0.0
+        rank[k, index] = int(cars[2 * k + index, RANK])
 
 
 @compiled
-def reset_batch(state: Array, keys: Array, mask: Array, tables: Array, out: Array) -> None:
-    """Start the episodes `keys`, (E, 3) uint64, where `mask`, (E,) bool, is true."""
-    spawns, speeds, _, lanes, _, routes, rules = tables
-    for k in range(state.shape[0]):
+def reset_batch(cars: Array, keys: Array, mask: Array, tables: Array, out: Array) -> None:
+    """Start the episodes of the keys where `mask`, (E,) bool, is true."""
+    for k in range(mask.shape[0]):
         if mask[k]:
-            spawn(state[k], keys[k], spawns, speeds, lanes, routes)
+            spawn(cars, k, keys, tables)
             clear(k, out)
-            report(k, state[k], rules, out)
+            report(cars, k, tables[6], out)
 
 
 @compiled
-def report_batch(state: Array, tables: Array, out: Array) -> None:
+def report_batch(cars: Array, tables: Array, out: Array) -> None:
     """Report every environment as it is."""
-    for k in range(state.shape[0]):
+    for k in range(cars.shape[0] // 2):
         clear(k, out)
-        report(k, state[k], tables[6], out)
+        report(cars, k, tables[6], out)
 
 
 @compiled
-def step_batch(state: Array, keys: Array, actions: Array, stride: Array, tables: Array, out: Array) -> int:
+def step_batch(cars: Array, keys: Array, actions: Array, stride: Array, tables: Array, out: Array) -> int:
     """Take one decision in every running environment.
 
     Args:
@@ -697,23 +737,23 @@ def step_batch(state: Array, keys: Array, actions: Array, stride: Array, tables:
         stride: uint64; a finished environment goes on that many episodes further on; 0 leaves it finished.
 
     Returns:
-        -1, or the flat index of a bad action; then nothing has moved.
+        -1, or the row of a bad action; then nothing has moved.
     """
-    spawns, speeds, _, lanes, _, routes, rules = tables
-    for k in range(state.shape[0]):
-        for index in range(2):
-            if state[k, index, LIVE] != 0.0 and not 0 <= actions[k, index] < ACTIONS:
-                return 2 * k + index
-    for k in range(state.shape[0]):
-        cars = state[k]
+    for c in range(cars.shape[0]):
+        if cars[c, LIVE] != 0.0 and not 0 <= actions[c // 2, c % 2] < ACTIONS:
+            return c
+    lanes, rules = tables[3], tables[6]
+    observation, shared, _, _, reward, cost, terminated, over, _, _, _ = out
+    for k in range(cars.shape[0] // 2):
+        c = 2 * k
         clear(k, out)
-        if cars[0, LIVE] != 0.0 or cars[1, LIVE] != 0.0:
-            too_close = simulate(cars, actions[k], tables)
-            rank_arrivals(cars, lanes, rules)
-            judge(cars, too_close, rules, out[4][k], out[5][k], out[6][k])
-        report(k, cars, rules, out)
-        if stride != ZERO and out[7][k]:
+        if cars[c, LIVE] != 0.0 or cars[c + 1, LIVE] != 0.0:
+            too_close = simulate(cars, c, actions, tables)
+            rank_arrivals(cars, c, lanes, rules)
+            judge(cars, k, too_close, rules, reward, cost, terminated)
+        report(cars, k, rules, out)
+        if stride != ZERO and over[k]:
             keys[k, 2] = keys[k, 2] + stride
-            spawn(cars, keys[k], spawns, speeds, lanes, routes)
-            observe(cars, rules, out[0][k], out[1][k])
+            spawn(cars, k, keys, tables)
+            observe(cars, k, rules, observation, shared)
     return -1
