@@ -248,7 +248,7 @@ def _announced() -> Iterator[None]:
     if _ready or not kernel.COMPILED:
         yield
         return
-    message = "safemarl_bench: compiling the driving kernel (about 15 s, cached for later runs)"
+    message = "safemarl_bench: compiling the driving kernel (about 10 s, cached for later runs)"
     timer = threading.Timer(SLOW_SECONDS, print, (message,), {"file": sys.stderr, "flush": True})
     timer.daemon = True
     timer.start()

@@ -8,7 +8,7 @@ numba's cache does not notice edits in other modules.
 Arrays (columns are the constants below): ``state`` (E, 2, STATE_WIDTH) float64, integers and flags stored as
 floats; ``lanes`` (L, LANE_WIDTH) float64; ``roads`` (R, 4 + successors) int64; ``routes`` (L, steps, 2) int64;
 ``obstacles`` (O, 2) float64 m; ``spawns`` (2, SPAWN_WIDTH) float64; ``rules`` (RULES_WIDTH,) float64.
-Vehicles are rows ``c`` of ``cars``, the state as (2 E, STATE_WIDTH); lanes are rows ``l`` of the table: rows are
+Vehicles are rows ``c`` of ``cars``, the state as (2 E, STATE_WIDTH); lanes are rows ``lane`` of the table: rows are
 named by their number, because slices cost the compiled code reference counts. Built by `safemarl_bench.driving.tables`.
 """
 
@@ -38,6 +38,36 @@ Array = Any
 def compiled(function: F) -> F:
     """Compile a function, cached on disk; return it as it is where numba is not installed."""
     return function if numba is None else cast(F, numba.njit(cache=True, error_model="numpy")(function))
+
+
+def inlined(function: F) -> F:
+    """Compile a function of the frame loop into its callers: calls that pass tables cost more than what they do."""
+    if numba is None:
+        return function
+    return cast(F, numba.njit(cache=True, error_model="numpy", forceinline=True)(function))
+
+
+def _make_borrowed() -> Callable[[Array], Array]:
+    """Return a function that strips an array of its reference count, or the identity in plain Python.
+
+    The caller of an entry point holds the arrays; without this, compiled code counts them in every call and spends
+    half of its time so.
+    """
+    if not COMPILED:
+        return lambda array: array
+
+    def borrow(typing_context: Any, array: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            view = context.make_array(signature.args[0])(context, builder, values[0])
+            view.meminfo = view.meminfo.type(None)
+            return view._getvalue()
+
+        return array(array), generate
+
+    return cast(Callable[[Array], Array], importlib.import_module("numba.extending").intrinsic(borrow))
+
+
+borrowed = _make_borrowed()
 
 
 # Columns of the state: one row per vehicle. Angles in rad, lanes as rows of the lane table.
@@ -85,108 +115,136 @@ MARGIN = 1e-6
 # ---------------------------------------------------------------------------------------------- lanes
 
 
-@compiled
+@inlined
 def dot(ax: float, ay: float, bx: float, by: float) -> float:
     """Return the dot product as BLAS accumulates it, from +0."""
     return 0.0 + ax * bx + ay * by
 
 
-@compiled
+@inlined
 def clip(value: float, low: float, high: float) -> float:
     """Return `value` limited to [low, high]."""
     return min(max(value, low), high)
 
 
-@compiled
+@inlined
 def wrap_to_pi(angle: float) -> float:
     """Return the angle in [-pi, pi), by floor modulo."""
     turned = angle + math.pi
-    if 0.0 <= turned < 2 * math.pi:  # its own remainder
-        return turned - math.pi
-    return turned % (2 * math.pi) - math.pi
+    if turned < 0.0:
+        turned = turned + 2 * math.pi if turned >= -2 * math.pi else turned % (2 * math.pi)
+    elif turned >= 2 * math.pi:  # the difference is exact below 4 pi
+        turned = turned - 2 * math.pi if turned < 4 * math.pi else turned % (2 * math.pi)
+    return turned - math.pi
 
 
-@compiled
-def local_coordinates(lanes: Array, l: int, x: float, y: float) -> tuple[float, float]:
-    """Return (longitudinal, lateral) of a point on lane `l`, m; sine lanes measure along their axis."""
-    dx, dy = x - lanes[l, X0], y - lanes[l, Y0]
-    if lanes[l, KIND] == CIRCULAR:
-        phase, sign, radius = lanes[l, PHASE], lanes[l, SIGN], lanes[l, RADIUS]
-        phi = phase + wrap_to_pi(math.atan2(dy, dx) - phase)
-        return sign * (phi - phase) * radius, sign * (radius - math.sqrt(dot(dx, dy, dx, dy)))
-    along = dot(dx, dy, lanes[l, DIRECTION_X], lanes[l, DIRECTION_Y])
-    lateral = dot(dx, dy, lanes[l, LATERAL_X], lanes[l, LATERAL_Y])
-    if lanes[l, KIND] == SINE:
-        lateral = lateral - lanes[l, AMPLITUDE] * math.sin(lanes[l, PULSATION] * along + lanes[l, PHASE])
+@inlined
+def on_circle(lanes: Array, lane: int, angle: float, away: float) -> tuple[float, float]:
+    """Return (longitudinal, lateral) on a circular lane of a point at polar coordinates about its centre, m."""
+    phase, sign, radius = lanes[lane, PHASE], lanes[lane, SIGN], lanes[lane, RADIUS]
+    phi = phase + wrap_to_pi(angle - phase)
+    return sign * (phi - phase) * radius, sign * (radius - away)
+
+
+@inlined
+def local_coordinates(lanes: Array, lane: int, x: float, y: float) -> tuple[float, float]:
+    """Return (longitudinal, lateral) of a point on lane `lane`, m; sine lanes measure along their axis."""
+    dx, dy = x - lanes[lane, X0], y - lanes[lane, Y0]
+    if lanes[lane, KIND] == CIRCULAR:
+        return on_circle(lanes, lane, math.atan2(dy, dx), math.sqrt(dot(dx, dy, dx, dy)))
+    along = dot(dx, dy, lanes[lane, DIRECTION_X], lanes[lane, DIRECTION_Y])
+    lateral = dot(dx, dy, lanes[lane, LATERAL_X], lanes[lane, LATERAL_Y])
+    if lanes[lane, KIND] == SINE:
+        lateral = lateral - lanes[lane, AMPLITUDE] * math.sin(lanes[lane, PULSATION] * along + lanes[lane, PHASE])
     return along, lateral
 
 
-@compiled
-def heading_at(lanes: Array, l: int, along: float) -> float:
+@inlined
+def heading_at(lanes: Array, lane: int, along: float) -> float:
     """Return a lane's heading at a longitudinal coordinate."""
-    if lanes[l, KIND] == CIRCULAR:
-        phi = lanes[l, SIGN] * along / lanes[l, RADIUS] + lanes[l, PHASE]
-        return phi + math.pi / 2 * lanes[l, SIGN]
-    if lanes[l, KIND] == SINE:
-        turn = math.cos(lanes[l, PULSATION] * along + lanes[l, PHASE])
-        return lanes[l, LANE_HEADING] + math.atan(lanes[l, AMPLITUDE] * lanes[l, PULSATION] * turn)
-    return lanes[l, LANE_HEADING]
+    if lanes[lane, KIND] == CIRCULAR:
+        phi = lanes[lane, SIGN] * along / lanes[lane, RADIUS] + lanes[lane, PHASE]
+        return phi + math.pi / 2 * lanes[lane, SIGN]
+    if lanes[lane, KIND] == SINE:
+        turn = math.cos(lanes[lane, PULSATION] * along + lanes[lane, PHASE])
+        return lanes[lane, LANE_HEADING] + math.atan(lanes[lane, AMPLITUDE] * lanes[lane, PULSATION] * turn)
+    return lanes[lane, LANE_HEADING]
 
 
 @compiled
-def position_at(lanes: Array, l: int, along: float, lateral: float) -> tuple[float, float]:
+def position_at(lanes: Array, lane: int, along: float, lateral: float) -> tuple[float, float]:
     """Return the point at coordinates of a lane, m."""
-    if lanes[l, KIND] == CIRCULAR:
-        phi = lanes[l, SIGN] * along / lanes[l, RADIUS] + lanes[l, PHASE]
-        radius = lanes[l, RADIUS] - lateral * lanes[l, SIGN]
-        return lanes[l, X0] + radius * math.cos(phi), lanes[l, Y0] + radius * math.sin(phi)
-    if lanes[l, KIND] == SINE:
-        lateral = lateral + lanes[l, AMPLITUDE] * math.sin(lanes[l, PULSATION] * along + lanes[l, PHASE])
-    x = lanes[l, X0] + along * lanes[l, DIRECTION_X] + lateral * lanes[l, LATERAL_X]
-    y = lanes[l, Y0] + along * lanes[l, DIRECTION_Y] + lateral * lanes[l, LATERAL_Y]
+    if lanes[lane, KIND] == CIRCULAR:
+        phi = lanes[lane, SIGN] * along / lanes[lane, RADIUS] + lanes[lane, PHASE]
+        radius = lanes[lane, RADIUS] - lateral * lanes[lane, SIGN]
+        return lanes[lane, X0] + radius * math.cos(phi), lanes[lane, Y0] + radius * math.sin(phi)
+    if lanes[lane, KIND] == SINE:
+        lateral = lateral + lanes[lane, AMPLITUDE] * math.sin(lanes[lane, PULSATION] * along + lanes[lane, PHASE])
+    x = lanes[lane, X0] + along * lanes[lane, DIRECTION_X] + lateral * lanes[lane, LATERAL_X]
+    y = lanes[lane, Y0] + along * lanes[lane, DIRECTION_Y] + lateral * lanes[lane, LATERAL_Y]
     return x, y
 
 
 @compiled
-def distance(lanes: Array, l: int, x: float, y: float) -> float:
+def distance(lanes: Array, lane: int, x: float, y: float) -> float:
     """Return |lateral| + overshoot at either end, m."""
-    along, lateral = local_coordinates(lanes, l, x, y)
-    return abs(lateral) + max(along - lanes[l, LENGTH], 0.0) + max(0.0 - along, 0.0)
+    along, lateral = local_coordinates(lanes, lane, x, y)
+    return abs(lateral) + max(along - lanes[lane, LENGTH], 0.0) + max(0.0 - along, 0.0)
 
 
-@compiled
-def distance_with_heading(lanes: Array, l: int, x: float, y: float, heading: float) -> float:
+@inlined
+def distance_with_heading(lanes: Array, lane: int, x: float, y: float, heading: float) -> float:
     """Return the distance plus the angle between the heading and the lane's."""
-    along, lateral = local_coordinates(lanes, l, x, y)
-    angle = abs(wrap_to_pi(heading - heading_at(lanes, l, along)))
-    return abs(lateral) + max(along - lanes[l, LENGTH], 0.0) + max(0.0 - along, 0.0) + angle
+    along, lateral = local_coordinates(lanes, lane, x, y)
+    return sum_with_heading(lanes, lane, along, lateral, heading)
 
 
-@compiled
-def lower_bound(lanes: Array, l: int, x: float, y: float) -> float:
-    """Return at most the lane's distance plus rounding, without trigonometry."""
-    dx, dy = x - lanes[l, X0], y - lanes[l, Y0]
-    if lanes[l, KIND] == CIRCULAR:
-        return abs(lanes[l, RADIUS] - math.sqrt(dx * dx + dy * dy))
-    along = dx * lanes[l, DIRECTION_X] + dy * lanes[l, DIRECTION_Y]
-    lateral = abs(dx * lanes[l, LATERAL_X] + dy * lanes[l, LATERAL_Y]) - abs(lanes[l, AMPLITUDE])
-    return max(lateral, 0.0) + max(along - lanes[l, LENGTH], 0.0) + max(-along, 0.0)
+@inlined
+def sum_with_heading(lanes: Array, lane: int, along: float, lateral: float, heading: float) -> float:
+    """Return |lateral| + overshoot + the angle between the heading and the lane's."""
+    angle = abs(wrap_to_pi(heading - heading_at(lanes, lane, along)))
+    return abs(lateral) + max(along - lanes[lane, LENGTH], 0.0) + max(0.0 - along, 0.0) + angle
 
 
-@compiled
+@inlined
+def lower_bound(lanes: Array, lane: int, x: float, y: float) -> float:
+    """Return at most the distance to a straight or sine lane plus rounding, without trigonometry."""
+    dx, dy = x - lanes[lane, X0], y - lanes[lane, Y0]
+    along = dx * lanes[lane, DIRECTION_X] + dy * lanes[lane, DIRECTION_Y]
+    lateral = abs(dx * lanes[lane, LATERAL_X] + dy * lanes[lane, LATERAL_Y]) - abs(lanes[lane, AMPLITUDE])
+    return max(lateral, 0.0) + max(along - lanes[lane, LENGTH], 0.0) + max(-along, 0.0)
+
+
+@inlined
 def closest_lane(lanes: Array, x: float, y: float, heading: float, guess: int) -> int:
     """Return the first lane, in the network's order, at the smallest distance with heading.
+
+    Circular lanes about one centre share their polar coordinates.
 
     Args:
         guess: any lane; the closer it is, the fewer lanes are measured.
     """
     best, shortest = guess, distance_with_heading(lanes, guess, x, y, heading)
-    for l in range(lanes.shape[0]):
-        if l == guess or lower_bound(lanes, l, x, y) - MARGIN > shortest:
+    x0, y0, away, angle, known = math.inf, math.inf, 0.0, 0.0, False
+    for lane in range(lanes.shape[0]):
+        if lane == guess:
             continue
-        away = distance_with_heading(lanes, l, x, y, heading)
-        if away < shortest or (away == shortest and l < best):
-            best, shortest = l, away
+        if lanes[lane, KIND] == CIRCULAR:
+            if lanes[lane, X0] != x0 or lanes[lane, Y0] != y0:
+                x0, y0, known = lanes[lane, X0], lanes[lane, Y0], False
+                away = math.sqrt(dot(x - x0, y - y0, x - x0, y - y0))
+            if abs(lanes[lane, RADIUS] - away) - MARGIN > shortest:
+                continue
+            if not known:
+                angle, known = math.atan2(y - y0, x - x0), True
+            along, lateral = on_circle(lanes, lane, angle, away)
+            total = sum_with_heading(lanes, lane, along, lateral, heading)
+        elif lower_bound(lanes, lane, x, y) - MARGIN > shortest:
+            continue
+        else:
+            total = distance_with_heading(lanes, lane, x, y, heading)
+        if total < shortest or (total == shortest and lane < best):
+            best, shortest = lane, total
     return best
 
 
@@ -194,15 +252,15 @@ def closest_lane(lanes: Array, x: float, y: float, heading: float, guess: int) -
 
 
 @compiled
-def entry_lane(lanes: Array, roads: Array, l: int, road: int, wanted: int, x: float, y: float) -> tuple[int, float]:
-    """Return the lane of `road` to enter from lane `l`, and its distance from the point.
+def entry_lane(lanes: Array, roads: Array, lane: int, road: int, wanted: int, x: float, y: float) -> tuple[int, float]:
+    """Return the lane of `road` to enter from lane `lane`, and its distance from the point.
 
     Args:
         wanted: lane number that the route asks for, or -1.
     """
     first, count = roads[road, FIRST_LANE], roads[road, LANE_COUNT]
-    if roads[int(lanes[l, ROAD]), LANE_COUNT] == count:
-        chosen = first + (wanted if wanted >= 0 else int(lanes[l, NUMBER]))
+    if roads[int(lanes[lane, ROAD]), LANE_COUNT] == count:
+        chosen = first + (wanted if wanted >= 0 else int(lanes[lane, NUMBER]))
         return chosen, distance(lanes, chosen, x, y)
     best, shortest = first, distance(lanes, first, x, y)
     for candidate in range(first + 1, first + count):
@@ -215,9 +273,9 @@ def entry_lane(lanes: Array, roads: Array, l: int, road: int, wanted: int, x: fl
 @compiled
 def next_lane(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) -> int:
     """Return the lane that follows the target lane: along the route, else the closest; drops a finished route step."""
-    l = int(cars[c, TARGET_LANE])
-    road = int(lanes[l, ROAD])
-    x, y = position_at(lanes, l, local_coordinates(lanes, l, cars[c, X], cars[c, Y])[0], 0.0)
+    lane = int(cars[c, TARGET_LANE])
+    road = int(lanes[lane, ROAD])
+    x, y = position_at(lanes, lane, local_coordinates(lanes, lane, cars[c, X], cars[c, Y])[0], 0.0)
     if cars[c, ROUTE] >= 0.0:
         route = int(cars[c, ROUTE])
         if routes[route, int(cars[c, ROUTE_STEP]), 0] == road:
@@ -225,11 +283,11 @@ def next_lane(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) ->
         step = int(cars[c, ROUTE_STEP])
         following = routes[route, step, 0]
         if following >= 0 and roads[following, FROM_NODE] == roads[road, TO_NODE]:
-            return entry_lane(lanes, roads, l, following, routes[route, step, 1], x, y)[0]
-    best, shortest = l, math.inf
+            return entry_lane(lanes, roads, lane, following, routes[route, step, 1], x, y)[0]
+    best, shortest = lane, math.inf
     for column in range(SUCCESSORS, roads.shape[1]):
         if roads[road, column] >= 0:
-            candidate, away = entry_lane(lanes, roads, l, roads[road, column], -1, x, y)
+            candidate, away = entry_lane(lanes, roads, lane, roads[road, column], -1, x, y)
             if away < shortest:
                 best, shortest = candidate, away
     return best
@@ -241,12 +299,12 @@ def change_lane(cars: Array, c: int, side: int, lanes: Array, roads: Array) -> N
     target = int(cars[c, TARGET_LANE])
     road = int(lanes[target, ROAD])
     number = min(max(int(lanes[target, NUMBER]) + side, 0), roads[road, LANE_COUNT] - 1)
-    l = roads[road, FIRST_LANE] + number
-    if lanes[l, FORBIDDEN] != 0.0:
+    lane = roads[road, FIRST_LANE] + number
+    if lanes[lane, FORBIDDEN] != 0.0:
         return
-    along, lateral = local_coordinates(lanes, l, cars[c, X], cars[c, Y])
-    if abs(lateral) <= 2 * lanes[l, WIDTH] and 0.0 <= along < lanes[l, LENGTH] + CAR_LENGTH:
-        cars[c, TARGET_LANE] = l
+    along, lateral = local_coordinates(lanes, lane, cars[c, X], cars[c, Y])
+    if abs(lateral) <= 2 * lanes[lane, WIDTH] and 0.0 <= along < lanes[lane, LENGTH] + CAR_LENGTH:
+        cars[c, TARGET_LANE] = lane
 
 
 @compiled
@@ -261,7 +319,7 @@ def speed_index(speed: float, speeds: Array) -> int:
     return int(min(max(whole, 0), last))
 
 
-@compiled
+@inlined
 def not_zero(value: float) -> float:
     """Return the value, at least 0.01 away from 0."""
     if abs(value) > 1e-2:
@@ -269,7 +327,7 @@ def not_zero(value: float) -> float:
     return 1e-2 if value >= 0.0 else -1e-2
 
 
-@compiled
+@inlined
 def steering_of(heading: float, speed: float, ahead: float, lateral: float) -> float:
     """Return the steering angle that follows a lane's centre, rad.
 
@@ -283,15 +341,15 @@ def steering_of(heading: float, speed: float, ahead: float, lateral: float) -> f
     return clip(math.atan(2 * math.tan(slip)), -STEERING_LIMIT, STEERING_LIMIT)
 
 
-@compiled
+@inlined
 def follow_road(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) -> tuple[float, float]:
     """Switch to the next lane near the end of the target lane; return the coordinates on the target lane, m."""
-    l = int(cars[c, TARGET_LANE])
-    along, lateral = local_coordinates(lanes, l, cars[c, X], cars[c, Y])
-    if along > lanes[l, LENGTH] - CAR_LENGTH / 2:
-        l = next_lane(cars, c, lanes, roads, routes)
-        cars[c, TARGET_LANE] = l
-        return local_coordinates(lanes, l, cars[c, X], cars[c, Y])
+    lane = int(cars[c, TARGET_LANE])
+    along, lateral = local_coordinates(lanes, lane, cars[c, X], cars[c, Y])
+    if along > lanes[lane, LENGTH] - CAR_LENGTH / 2:
+        lane = next_lane(cars, c, lanes, roads, routes)
+        cars[c, TARGET_LANE] = lane
+        return local_coordinates(lanes, lane, cars[c, X], cars[c, Y])
     return along, lateral
 
 
@@ -308,7 +366,7 @@ def act(cars: Array, c: int, action: int, speeds: Array, lanes: Array, roads: Ar
         change_lane(cars, c, 1, lanes, roads)
 
 
-@compiled
+@inlined
 def control(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) -> None:
     """Follow the road, and set steering and acceleration for one frame."""
     along, lateral = follow_road(cars, c, lanes, roads, routes)
@@ -321,7 +379,7 @@ def control(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) -> N
 # ------------------------------------------------------------------------------- motion and collisions
 
 
-@compiled
+@inlined
 def limit_action(cars: Array, c: int) -> None:
     """Brake a crashed vehicle, straight on, and keep the others below the top speed."""
     speed = cars[c, SPEED]
@@ -334,7 +392,7 @@ def limit_action(cars: Array, c: int) -> None:
         cars[c, ACCELERATION] = max(cars[c, ACCELERATION], 1.0 * (-TOP_SPEED - speed))
 
 
-@compiled
+@inlined
 def drive(cars: Array, c: int, lanes: Array, seconds: float) -> None:
     """Move a vehicle for one frame: kinematic bicycle, pending impact, and the lane it is on."""
     limit_action(cars, c)
@@ -353,7 +411,7 @@ def drive(cars: Array, c: int, lanes: Array, seconds: float) -> None:
     cars[c, LANE] = closest_lane(lanes, x, y, heading, int(cars[c, LANE]))
 
 
-@compiled
+@inlined
 def set_impact(cars: Array, c: int, pending: float, x: float, y: float) -> None:
     """Note a displacement, m, for the next frame, or clear it."""
     cars[c, IMPACT] = pending
@@ -437,7 +495,7 @@ def intersect(a: Array, b: Array, move_x: float, move_y: float) -> tuple[bool, b
     return now, soon, depth * out_x, depth * out_y
 
 
-@compiled
+@inlined
 def out_of_reach(cars: Array, c: int, x: float, y: float, diagonal: float, seconds: float) -> bool:
     """Whether a point is too far for a contact in the coming frame; only the car's own speed counts."""
     dx, dy = x - cars[c, X], y - cars[c, Y]
@@ -445,7 +503,7 @@ def out_of_reach(cars: Array, c: int, x: float, y: float, diagonal: float, secon
     return math.sqrt(dot(dx, dy, dx, dy)) > reach
 
 
-@compiled
+@inlined
 def velocity(cars: Array, c: int) -> tuple[float, float]:
     """Return a vehicle's velocity along its heading, m/s."""
     return cars[c, SPEED] * math.cos(cars[c, HEADING]), cars[c, SPEED] * math.sin(cars[c, HEADING])
@@ -490,13 +548,13 @@ def hit_obstacles(cars: Array, c: int, obstacles: Array, seconds: float) -> None
 # The vehicles of environment k are the rows c = 2 k (leader) and c + 1 (follower).
 
 
-@compiled
+@inlined
 def length_of(x: float, y: float) -> float:
     """Return the Euclidean length, m."""
     return math.sqrt(x * x + y * y)
 
 
-@compiled
+@inlined
 def gap_of(cars: Array, c: int) -> float:
     """Return the distance of the centres, m; inf when one has left."""
     if cars[c, PRESENT] == 0.0 or cars[c + 1, PRESENT] == 0.0:
@@ -504,7 +562,7 @@ def gap_of(cars: Array, c: int) -> float:
     return length_of(cars[c, X] - cars[c + 1, X], cars[c, Y] - cars[c + 1, Y])
 
 
-@compiled
+@inlined
 def in_zone(cars: Array, c: int, rules: Array) -> bool:
     """Whether a vehicle is where the gap counts."""
     if rules[SCENARIO] == MERGE:
@@ -522,7 +580,7 @@ def past_finish(cars: Array, c: int, lanes: Array, rules: Array) -> float:
     return past if past >= 0.0 and lanes[int(cars[c, LANE]), ROAD] == rules[EXIT_ROAD] else -math.inf
 
 
-@compiled
+@inlined
 def advance_frame(cars: Array, c: int, obstacles: Array, lanes: Array, seconds: float) -> None:
     """Move the vehicles on the road by one frame, then look for contacts."""
     for car in range(c, c + 2):
@@ -662,18 +720,18 @@ def spawn(cars: Array, k: int, keys: Array, tables: Array) -> None:
         c = 2 * k + index
         first, second = noise(keys[k, 0], keys[k, 1], keys[k, 2], np.uint64(index))
         along = spawns[index, SPAWN_POSITION] + spawns[index, NOISE_POSITION] * first
-        l = int(spawns[index, SPAWN_LANE])
+        lane = int(spawns[index, SPAWN_LANE])
         for column in range(STATE_WIDTH):
             cars[c, column] = 0.0
-        x, y = position_at(lanes, l, along, 0.0)
-        heading = heading_at(lanes, l, along)
+        x, y = position_at(lanes, lane, along, 0.0)
+        heading = heading_at(lanes, lane, along)
         cars[c, X], cars[c, Y], cars[c, HEADING] = x, y, heading
         cars[c, SPEED] = spawns[index, SPAWN_SPEED] + spawns[index, NOISE_SPEED] * second
         cars[c, TARGET_SPEED] = speeds[speed_index(cars[c, SPEED], speeds)]
-        l = closest_lane(lanes, x, y, heading, l)
-        cars[c, LANE], cars[c, TARGET_LANE] = l, l
+        lane = closest_lane(lanes, x, y, heading, lane)
+        cars[c, LANE], cars[c, TARGET_LANE] = lane, lane
         cars[c, PRESENT], cars[c, LIVE] = 1.0, 1.0
-        cars[c, ROUTE] = l if routes[l, 0, 0] >= 0 else -1
+        cars[c, ROUTE] = lane if routes[lane, 0, 0] >= 0 else -1
 
 
 # ---------------------------------------------------------------------------------------- entry points
@@ -742,7 +800,10 @@ def step_batch(cars: Array, keys: Array, actions: Array, stride: Array, tables: 
     for c in range(cars.shape[0]):
         if cars[c, LIVE] != 0.0 and not 0 <= actions[c // 2, c % 2] < ACTIONS:
             return c
-    lanes, rules = tables[3], tables[6]
+    cars = borrowed(cars)
+    spawns, speeds, obstacles, lanes, roads, routes, rules = tables
+    lanes, roads, routes, rules = borrowed(lanes), borrowed(roads), borrowed(routes), borrowed(rules)
+    tables = (borrowed(spawns), borrowed(speeds), borrowed(obstacles), lanes, roads, routes, rules)
     observation, shared, _, _, reward, cost, terminated, over, _, _, _ = out
     for k in range(cars.shape[0] // 2):
         c = 2 * k

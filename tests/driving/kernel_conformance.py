@@ -289,13 +289,13 @@ def lane_points(suite: str, first: int, points: int) -> dict[str, int]:
         lane = lanes[rng.integers(len(lanes))][1]
         along, lateral = rng.uniform(-20.0, lane.length + 20.0), rng.normal(0.0, 4.0)
         point, heading = lane.position(along, lateral), rng.uniform(-7.0, 7.0)
-        for l, (_, upstream) in enumerate(lanes):
+        for row, (_, upstream) in enumerate(lanes):
             theirs = [*upstream.local_coordinates(point), upstream.heading_at(along)]
             theirs += [*upstream.position(along, lateral), upstream.distance(point)]
             theirs.append(upstream.distance_with_heading(point, heading))
-            mine = [*kernel.local_coordinates(rows, l, *point), kernel.heading_at(rows, l, along)]
-            mine += [*kernel.position_at(rows, l, along, lateral), kernel.distance(rows, l, *point)]
-            assert [*mine, kernel.distance_with_heading(rows, l, *point, heading)] == theirs
+            mine = [*kernel.local_coordinates(rows, row, *point), kernel.heading_at(rows, row, along)]
+            mine += [*kernel.position_at(rows, row, along, lateral), kernel.distance(rows, row, *point)]
+            assert [*mine, kernel.distance_with_heading(rows, row, *point, heading)] == theirs
         closest = lanes[kernel.closest_lane(rows, *point, heading, int(rng.integers(len(lanes))))][0]
         assert closest == network.get_closest_lane_index(point, heading)
         found.add(closest)
