@@ -338,6 +338,8 @@ def steering_of(heading: float, speed: float, ahead: float, lateral: float) -> f
     reference = ahead + clip(command, -TURN_LIMIT, TURN_LIMIT)
     rate = GAIN_HEADING * wrap_to_pi(reference - heading)
     slip = math.asin(clip(CAR_LENGTH / 2 / not_zero(speed) * rate, -1.0, 1.0))
+    if slip == 0.0:
+        return slip
     return clip(math.atan(2 * math.tan(slip)), -STEERING_LIMIT, STEERING_LIMIT)
 
 
@@ -368,8 +370,10 @@ def act(cars: Array, c: int, action: int, speeds: Array, lanes: Array, roads: Ar
 
 @inlined
 def control(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) -> None:
-    """Follow the road, and set steering and acceleration for one frame."""
+    """Follow the road, and set steering and acceleration for one frame; a crashed vehicle's are set by `drive`."""
     along, lateral = follow_road(cars, c, lanes, roads, routes)
+    if cars[c, CRASHED] != 0.0:
+        return
     speed = cars[c, SPEED]
     ahead = heading_at(lanes, int(cars[c, TARGET_LANE]), along + speed * PURSUIT_SECONDS)
     cars[c, STEERING] = steering_of(cars[c, HEADING], speed, ahead, lateral)
@@ -397,7 +401,9 @@ def drive(cars: Array, c: int, lanes: Array, seconds: float) -> None:
     """Move a vehicle for one frame: kinematic bicycle, pending impact, and the lane it is on."""
     limit_action(cars, c)
     speed, heading = cars[c, SPEED], cars[c, HEADING]
-    slip = math.atan(1 / 2 * math.tan(cars[c, STEERING]))
+    slip = cars[c, STEERING]
+    if slip != 0.0:  # zeros pass unchanged
+        slip = math.atan(1 / 2 * math.tan(slip))
     x = cars[c, X] + speed * math.cos(heading + slip) * seconds
     y = cars[c, Y] + speed * math.sin(heading + slip) * seconds
     if cars[c, IMPACT] != 0.0:
@@ -786,6 +792,21 @@ def report_batch(cars: Array, tables: Array, out: Array) -> None:
         report(cars, k, tables[6], out)
 
 
+@inlined
+def borrowed_tables(tables: Array) -> Array:
+    """Return the tables without their reference counts."""
+    a, b, c, d, e, f, g = tables
+    return borrowed(a), borrowed(b), borrowed(c), borrowed(d), borrowed(e), borrowed(f), borrowed(g)
+
+
+@inlined
+def borrowed_out(out: Array) -> Array:
+    """Return the output arrays without their reference counts."""
+    a, b, c, d, e, f, g, h, i, j, k = out
+    first = borrowed(a), borrowed(b), borrowed(c), borrowed(d), borrowed(e), borrowed(f), borrowed(g)
+    return (*first, borrowed(h), borrowed(i), borrowed(j), borrowed(k))
+
+
 @compiled
 def step_batch(cars: Array, keys: Array, actions: Array, stride: Array, tables: Array, out: Array) -> int:
     """Take one decision in every running environment.
@@ -800,10 +821,9 @@ def step_batch(cars: Array, keys: Array, actions: Array, stride: Array, tables: 
     for c in range(cars.shape[0]):
         if cars[c, LIVE] != 0.0 and not 0 <= actions[c // 2, c % 2] < ACTIONS:
             return c
-    cars = borrowed(cars)
-    spawns, speeds, obstacles, lanes, roads, routes, rules = tables
-    lanes, roads, routes, rules = borrowed(lanes), borrowed(roads), borrowed(routes), borrowed(rules)
-    tables = (borrowed(spawns), borrowed(speeds), borrowed(obstacles), lanes, roads, routes, rules)
+    cars, keys, actions = borrowed(cars), borrowed(keys), borrowed(actions)
+    tables, out = borrowed_tables(tables), borrowed_out(out)
+    _, _, _, lanes, _, _, rules = tables
     observation, shared, _, _, reward, cost, terminated, over, _, _, _ = out
     for k in range(cars.shape[0] // 2):
         c = 2 * k
