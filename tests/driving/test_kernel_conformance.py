@@ -76,7 +76,7 @@ def test_the_parallel_api_shows_the_same_on_both_backends(suite: str) -> None:
 
 @pytest.mark.parametrize("network", ["merge", "roundabout", "intersection", "racetrack"])
 def test_lanes_of_every_kind_are_upstreams_in_every_bit(network: str) -> None:
-    counts = counts_of("lanes", network, 0, 2000, **pin.PIN)
+    counts = counts_of("lanes", network, 0, 600, **pin.PIN)
     assert counts["lanes found closest"] >= 8
 
 
