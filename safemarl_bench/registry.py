@@ -310,7 +310,7 @@ def make(suite: str, *, backend: str = "auto", **overrides: Any) -> Game:
 
     Args:
         suite: a registered name.
-        backend: one of the suite's backends (driving: "highway"); "auto" is its default.
+        backend: one of the suite's backends (driving: "highway", "kernel"); "auto" is its default.
         overrides: settings in place of the data file's ``[env]``, and ``render_mode``.
 
     Raises:

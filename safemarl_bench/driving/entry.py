@@ -7,7 +7,7 @@ from typing import Any
 
 from safemarl_bench.driving.game import RENDER_MODES, DrivingGame
 from safemarl_bench.driving.official import OFFICIAL
-from safemarl_bench.driving.scenario import SCENARIOS
+from safemarl_bench.driving.scenario import SCENARIOS, TwoVehicles
 from safemarl_bench.driving.settings import Settings
 from safemarl_bench.errors import RegistryError, nearest
 from safemarl_bench.registry import SuiteSpec
@@ -23,7 +23,7 @@ def make(spec: SuiteSpec, *, backend: str = "highway", render_mode: str | None =
 
     Args:
         spec: the suite.
-        backend: "highway", upstream highway-env.
+        backend: "highway", upstream highway-env, or "kernel", the same game on `safemarl_bench.driving.kernel`.
         render_mode: None, "rgb_array" or "human".
         overrides: values in place of the `Settings` that the data file gives; what the file names as observation
             stays.
@@ -33,6 +33,26 @@ def make(spec: SuiteSpec, *, backend: str = "highway", render_mode: str | None =
     """
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise RegistryError(f"unknown render mode {render_mode!r}: {nearest(str(render_mode), RENDER_MODES)}")
+    scene = scene_of(spec, render_mode, **overrides)
+    if backend == "kernel":
+        from safemarl_bench.driving.kernel_game import KernelGame  # loads numba, which the other backend does not need
+
+        return KernelGame(spec, scene)
+    game = OFFICIAL[spec.env["scenario"]] if spec.env.get("profile") == "official" else DrivingGame
+    return game(spec, scene)
+
+
+def scene_of(spec: SuiteSpec, render_mode: str | None = None, **overrides: Any) -> TwoVehicles:
+    """Build a suite's scene: road and vehicles, without rewards or costs.
+
+    Args:
+        spec: the suite.
+        render_mode: see `make`.
+        overrides: values in place of the `Settings` that the data file gives.
+
+    Raises:
+        RegistryError: an unknown setting or name, or a spawn that is not given for each agent.
+    """
     values = dict(spec.env)
     name, profile = values.pop("scenario", None), values.pop("profile", "default")
     for what, given, known in (("scenario", name, SCENARIOS), ("profile", profile, PROFILES)):
@@ -42,8 +62,7 @@ def make(spec: SuiteSpec, *, backend: str = "highway", render_mode: str | None =
         raise RegistryError(f"suite {spec.name} has no setting {unknown!r}: {nearest(unknown, values)}")
     settings = Settings.from_values({**values, **overrides}, SCENARIOS[name].NEEDS)
     _check_settings(spec, name, settings)
-    game = OFFICIAL[name] if profile == "official" else DrivingGame
-    return game(spec, SCENARIOS[name](settings, render_mode))
+    return SCENARIOS[name](settings, render_mode)
 
 
 def _check_settings(spec: SuiteSpec, scenario: str, settings: Settings) -> None:

@@ -118,11 +118,14 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, Any]):  # type: ignore
         stream, episode = options.get("stream", stream), check_seed(options.get("episode", episode), "episode")
         if stream not in SPAWN_STREAMS:
             raise ContractError(f"unknown spawn stream {stream!r}: {nearest(str(stream), SPAWN_STREAMS)}")
-        self.scene.spawn(self._draw_spawns(stream, seed, episode))
+        self._start(stream, seed, episode)
         self._next_episode = (seed, stream, episode + 1)
         self.agents = list(self.possible_agents)
-        self._clear()
         return self._observations(self.agents), self._infos(self.agents, dict.fromkeys(self.agents, 0.0))
+
+    def _start(self, stream: str, seed: int, episode: int) -> None:
+        self.scene.spawn(self._draw_spawns(stream, seed, episode))
+        self._clear()
 
     def _draw_spawns(self, stream: str, seed: int, episode: int) -> list[Spawn]:
         """Draw position, speed, heading and lateral offset, in this order, from a generator of each agent's own."""
@@ -277,8 +280,9 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, Any]):  # type: ignore
 
 
 def _distance(one: Any, other: Any) -> float:
-    """Return the distance of two vehicles' centres, m."""
-    return math.hypot(one.position[0] - other.position[0], one.position[1] - other.position[1])
+    """Return the distance of two vehicles' centres, m; by square root, since `math.hypot` differs between Pythons."""
+    dx, dy = (one.position - other.position).tolist()
+    return math.sqrt(dx * dx + dy * dy)
 
 
 def _unbounded(size: int) -> gymnasium.spaces.Box:

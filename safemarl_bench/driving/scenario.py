@@ -185,7 +185,7 @@ class Roundabout(TwoVehicles, RoundaboutEnv):  # type: ignore[misc]
 
     def in_zone(self, vehicle: Any) -> bool:
         """Within a circle around the roundabout's centre."""
-        return math.hypot(*vehicle.position) <= self.settings.zone
+        return _from_centre(vehicle) <= self.settings.zone
 
     def past_finish(self, vehicle: Any) -> float:
         """Only on the north exit road; the line itself counts."""
@@ -233,7 +233,7 @@ class Intersection(TwoVehicles, IntersectionEnv):  # type: ignore[misc]
 
     def in_zone(self, vehicle: Any) -> bool:
         """Within a circle around the centre of the crossing."""
-        return math.hypot(*vehicle.position) <= self.settings.zone
+        return _from_centre(vehicle) <= self.settings.zone
 
     def past_finish(self, vehicle: Any) -> float:
         """Each in its own direction; the line itself counts."""
@@ -268,6 +268,12 @@ class Racetrack(TwoVehicles, RacetrackEnv):  # type: ignore[misc]
             return 0.0
         _, lateral = vehicle.lane.local_coordinates(vehicle.position)
         return float(1.0 / (1.0 + CENTERING * lateral**2) - STEERING_PENALTY * abs(float(action[0])) + 1.0) / 2.0
+
+
+def _from_centre(vehicle: Any) -> float:
+    """Return a vehicle's distance from the origin, m; by square root, since `math.hypot` differs between Pythons."""
+    x, y = vehicle.position.tolist()
+    return math.sqrt(x * x + y * y)
 
 
 SCENARIOS: dict[str, type[TwoVehicles]] = {

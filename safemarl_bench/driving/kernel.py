@@ -1,0 +1,840 @@
+"""The driving kernel: highway-env's vehicles and this package's game rules as scalar code over tables.
+
+Compiled by numba where it is installed; without it the same source runs as plain Python, with the same bits.
+Every formula keeps upstream's order of operations: a sum of two products is what an unfused dot product gives,
+so nothing here may be rearranged, fused or vectorised. All compiled functions live in this one file, because
+numba's cache does not notice edits in other modules.
+
+Arrays (columns are the constants below): ``state`` (E, 2, STATE_WIDTH) float64, integers and flags stored as
+floats; ``lanes`` (L, LANE_WIDTH) float64; ``roads`` (R, 4 + successors) int64; ``routes`` (L, steps, 2) int64;
+``obstacles`` (O, 2) float64 m; ``spawns`` (2, SPAWN_WIDTH) float64; ``rules`` (RULES_WIDTH,) float64.
+Vehicles are rows ``c`` of ``cars``, the state as (2 E, STATE_WIDTH); lanes are rows ``lane`` of the table: rows are
+named by their number, because slices cost the compiled code reference counts. Built by `safemarl_bench.driving.tables`.
+"""
+
+# mypy: disable-error-code="no-any-return"
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+numba: Any
+try:
+    numba = importlib.import_module("numba")
+except ImportError:  # the extra "kernel" brings it
+    numba = None
+
+COMPILED = numba is not None and not numba.config.DISABLE_JIT
+"""Whether this process runs the kernel as machine code."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+Array = Any
+
+
+def compiled(function: F) -> F:
+    """Compile a function, cached on disk; return it as it is where numba is not installed."""
+    return function if numba is None else cast(F, numba.njit(cache=True, error_model="numpy")(function))
+
+
+def inlined(function: F) -> F:
+    """Compile a function of the frame loop into its callers: calls that pass tables cost more than what they do."""
+    if numba is None:
+        return function
+    return cast(F, numba.njit(cache=True, error_model="numpy", forceinline=True)(function))
+
+
+def _make_borrowed() -> Callable[[Array], Array]:
+    """Return a function that strips an array of its reference count, or the identity in plain Python.
+
+    The caller of an entry point holds the arrays; without this, compiled code counts them in every call and spends
+    half of its time so.
+    """
+    if not COMPILED:
+        return lambda array: array
+
+    def borrow(typing_context: Any, array: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            view = context.make_array(signature.args[0])(context, builder, values[0])
+            view.meminfo = view.meminfo.type(None)
+            return view._getvalue()
+
+        return array(array), generate
+
+    return cast(Callable[[Array], Array], importlib.import_module("numba.extending").intrinsic(borrow))
+
+
+borrowed = _make_borrowed()
+
+
+# Columns of the state: one row per vehicle. Angles in rad, lanes as rows of the lane table.
+X, Y, HEADING, SPEED, TARGET_SPEED, STEERING, ACCELERATION, IMPACT_X, IMPACT_Y = range(9)
+LANE, TARGET_LANE, CRASHED, IMPACT, PRESENT, LIVE, RANK, ROUTE, ROUTE_STEP, DECISION = range(9, 19)
+STATE_WIDTH = 19
+
+# Columns of the lane table. Circular lanes: X0, Y0 are the centre, PHASE the start phase, SIGN +1 clockwise.
+KIND, X0, Y0, DIRECTION_X, DIRECTION_Y, LATERAL_X, LATERAL_Y, LANE_HEADING, LENGTH, WIDTH, FORBIDDEN = range(11)
+AMPLITUDE, PULSATION, PHASE, RADIUS, SIGN, ROAD, NUMBER = range(11, 18)
+LANE_WIDTH = 18
+STRAIGHT, SINE, CIRCULAR = range(3)
+
+# Columns of the road table; the successors follow, padded with -1.
+FIRST_LANE, LANE_COUNT, FROM_NODE, TO_NODE, SUCCESSORS = range(5)
+
+# Columns of the spawn table: lane, then metres along it, m/s, and the half-widths of their noise.
+SPAWN_LANE, SPAWN_POSITION, SPAWN_SPEED, NOISE_POSITION, NOISE_SPEED = range(5)
+SPAWN_WIDTH = 5
+
+# The rules of the game.
+SCENARIO, HORIZON, GAP, ZONE, FINISH, BAND_LOW, BAND_HIGH, FRAMES, FRAME_SECONDS, EXIT_ROAD = range(10)
+RULES_WIDTH = 10
+MERGE, ROUNDABOUT = range(2)
+
+LANE_LEFT, IDLE, LANE_RIGHT, FASTER, SLOWER = range(5)
+ACTIONS = 5
+BAND_REWARD, REMAINING_REWARD = 2.0, 5.0
+FIRST_REWARD, SECOND_REWARD = 10.0, 5.0
+COLLISION_COST, GAP_COST = 5.0, 1.0
+SIGHT = 200.0
+"""The other vehicle is not observed beyond this distance, m."""
+
+# Upstream's constants: metres, seconds, rad.
+CAR_LENGTH, CAR_WIDTH, OBSTACLE_SIZE = 5.0, 2.0, 2.0
+CAR_DIAGONAL, OBSTACLE_DIAGONAL = math.sqrt(29.0), math.sqrt(8.0)
+TOP_SPEED = 40.0
+GAIN_SPEED, GAIN_HEADING, GAIN_LATERAL, PURSUIT_SECONDS = 1 / 0.6, 1 / 0.2, 1 / 0.6, 0.5 * 0.2
+TURN_LIMIT, STEERING_LIMIT = math.pi / 4, math.pi / 3
+
+MARGIN = 1e-6
+"""Rounding allowance of the lower bounds on a lane's distance, m."""
+
+
+# ---------------------------------------------------------------------------------------------- lanes
+
+
+@inlined
+def dot(ax: float, ay: float, bx: float, by: float) -> float:
+    """Return the dot product as BLAS accumulates it, from +0."""
+    return 0.0 + ax * bx + ay * by
+
+
+@inlined
+def clip(value: float, low: float, high: float) -> float:
+    """Return `value` limited to [low, high]."""
+    return min(max(value, low), high)
+
+
+@inlined
+def wrap_to_pi(angle: float) -> float:
+    """Return the angle in [-pi, pi), by floor modulo."""
+    turned = angle + math.pi
+    if turned < 0.0:
+        turned = turned + 2 * math.pi if turned >= -2 * math.pi else turned % (2 * math.pi)
+    elif turned >= 2 * math.pi:  # the difference is exact below 4 pi
+        turned = turned - 2 * math.pi if turned < 4 * math.pi else turned % (2 * math.pi)
+    return turned - math.pi
+
+
+@inlined
+def on_circle(lanes: Array, lane: int, angle: float, away: float) -> tuple[float, float]:
+    """Return (longitudinal, lateral) on a circular lane of a point at polar coordinates about its centre, m."""
+    phase, sign, radius = lanes[lane, PHASE], lanes[lane, SIGN], lanes[lane, RADIUS]
+    phi = phase + wrap_to_pi(angle - phase)
+    return sign * (phi - phase) * radius, sign * (radius - away)
+
+
+@inlined
+def local_coordinates(lanes: Array, lane: int, x: float, y: float) -> tuple[float, float]:
+    """Return (longitudinal, lateral) of a point on lane `lane`, m; sine lanes measure along their axis."""
+    dx, dy = x - lanes[lane, X0], y - lanes[lane, Y0]
+    if lanes[lane, KIND] == CIRCULAR:
+        return on_circle(lanes, lane, math.atan2(dy, dx), math.sqrt(dot(dx, dy, dx, dy)))
+    along = dot(dx, dy, lanes[lane, DIRECTION_X], lanes[lane, DIRECTION_Y])
+    lateral = dot(dx, dy, lanes[lane, LATERAL_X], lanes[lane, LATERAL_Y])
+    if lanes[lane, KIND] == SINE:
+        lateral = lateral - lanes[lane, AMPLITUDE] * math.sin(lanes[lane, PULSATION] * along + lanes[lane, PHASE])
+    return along, lateral
+
+
+@inlined
+def heading_at(lanes: Array, lane: int, along: float) -> float:
+    """Return a lane's heading at a longitudinal coordinate."""
+    if lanes[lane, KIND] == CIRCULAR:
+        phi = lanes[lane, SIGN] * along / lanes[lane, RADIUS] + lanes[lane, PHASE]
+        return phi + math.pi / 2 * lanes[lane, SIGN]
+    if lanes[lane, KIND] == SINE:
+        turn = math.cos(lanes[lane, PULSATION] * along + lanes[lane, PHASE])
+        return lanes[lane, LANE_HEADING] + math.atan(lanes[lane, AMPLITUDE] * lanes[lane, PULSATION] * turn)
+    return lanes[lane, LANE_HEADING]
+
+
+@compiled
+def position_at(lanes: Array, lane: int, along: float, lateral: float) -> tuple[float, float]:
+    """Return the point at coordinates of a lane, m."""
+    if lanes[lane, KIND] == CIRCULAR:
+        phi = lanes[lane, SIGN] * along / lanes[lane, RADIUS] + lanes[lane, PHASE]
+        radius = lanes[lane, RADIUS] - lateral * lanes[lane, SIGN]
+        return lanes[lane, X0] + radius * math.cos(phi), lanes[lane, Y0] + radius * math.sin(phi)
+    if lanes[lane, KIND] == SINE:
+        lateral = lateral + lanes[lane, AMPLITUDE] * math.sin(lanes[lane, PULSATION] * along + lanes[lane, PHASE])
+    x = lanes[lane, X0] + along * lanes[lane, DIRECTION_X] + lateral * lanes[lane, LATERAL_X]
+    y = lanes[lane, Y0] + along * lanes[lane, DIRECTION_Y] + lateral * lanes[lane, LATERAL_Y]
+    return x, y
+
+
+@compiled
+def distance(lanes: Array, lane: int, x: float, y: float) -> float:
+    """Return |lateral| + overshoot at either end, m."""
+    along, lateral = local_coordinates(lanes, lane, x, y)
+    return abs(lateral) + max(along - lanes[lane, LENGTH], 0.0) + max(0.0 - along, 0.0)
+
+
+@inlined
+def distance_with_heading(lanes: Array, lane: int, x: float, y: float, heading: float) -> float:
+    """Return the distance plus the angle between the heading and the lane's."""
+    along, lateral = local_coordinates(lanes, lane, x, y)
+    return sum_with_heading(lanes, lane, along, lateral, heading)
+
+
+@inlined
+def sum_with_heading(lanes: Array, lane: int, along: float, lateral: float, heading: float) -> float:
+    """Return |lateral| + overshoot + the angle between the heading and the lane's."""
+    angle = abs(wrap_to_pi(heading - heading_at(lanes, lane, along)))
+    return abs(lateral) + max(along - lanes[lane, LENGTH], 0.0) + max(0.0 - along, 0.0) + angle
+
+
+@inlined
+def lower_bound(lanes: Array, lane: int, x: float, y: float) -> float:
+    """Return at most the distance to a straight or sine lane plus rounding, without trigonometry."""
+    dx, dy = x - lanes[lane, X0], y - lanes[lane, Y0]
+    along = dx * lanes[lane, DIRECTION_X] + dy * lanes[lane, DIRECTION_Y]
+    lateral = abs(dx * lanes[lane, LATERAL_X] + dy * lanes[lane, LATERAL_Y]) - abs(lanes[lane, AMPLITUDE])
+    return max(lateral, 0.0) + max(along - lanes[lane, LENGTH], 0.0) + max(-along, 0.0)
+
+
+@inlined
+def closest_lane(lanes: Array, x: float, y: float, heading: float, guess: int) -> int:
+    """Return the first lane, in the network's order, at the smallest distance with heading.
+
+    Circular lanes about one centre share their polar coordinates.
+
+    Args:
+        guess: any lane; the closer it is, the fewer lanes are measured.
+    """
+    best, shortest = guess, distance_with_heading(lanes, guess, x, y, heading)
+    x0, y0, away, angle, known = math.inf, math.inf, 0.0, 0.0, False
+    for lane in range(lanes.shape[0]):
+        if lane == guess:
+            continue
+        if lanes[lane, KIND] == CIRCULAR:
+            if lanes[lane, X0] != x0 or lanes[lane, Y0] != y0:
+                x0, y0, known = lanes[lane, X0], lanes[lane, Y0], False
+                away = math.sqrt(dot(x - x0, y - y0, x - x0, y - y0))
+            if abs(lanes[lane, RADIUS] - away) - MARGIN > shortest:
+                continue
+            if not known:
+                angle, known = math.atan2(y - y0, x - x0), True
+            along, lateral = on_circle(lanes, lane, angle, away)
+            total = sum_with_heading(lanes, lane, along, lateral, heading)
+        elif lower_bound(lanes, lane, x, y) - MARGIN > shortest:
+            continue
+        else:
+            total = distance_with_heading(lanes, lane, x, y, heading)
+        if total < shortest or (total == shortest and lane < best):
+            best, shortest = lane, total
+    return best
+
+
+# ------------------------------------------------------------------------------------------ following
+
+
+@compiled
+def entry_lane(lanes: Array, roads: Array, lane: int, road: int, wanted: int, x: float, y: float) -> tuple[int, float]:
+    """Return the lane of `road` to enter from lane `lane`, and its distance from the point.
+
+    Args:
+        wanted: lane number that the route asks for, or -1.
+    """
+    first, count = roads[road, FIRST_LANE], roads[road, LANE_COUNT]
+    if roads[int(lanes[lane, ROAD]), LANE_COUNT] == count:
+        chosen = first + (wanted if wanted >= 0 else int(lanes[lane, NUMBER]))
+        return chosen, distance(lanes, chosen, x, y)
+    best, shortest = first, distance(lanes, first, x, y)
+    for candidate in range(first + 1, first + count):
+        away = distance(lanes, candidate, x, y)
+        if away < shortest:
+            best, shortest = candidate, away
+    return best, shortest
+
+
+@compiled
+def next_lane(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) -> int:
+    """Return the lane that follows the target lane: along the route, else the closest; drops a finished route step."""
+    lane = int(cars[c, TARGET_LANE])
+    road = int(lanes[lane, ROAD])
+    x, y = position_at(lanes, lane, local_coordinates(lanes, lane, cars[c, X], cars[c, Y])[0], 0.0)
+    if cars[c, ROUTE] >= 0.0:
+        route = int(cars[c, ROUTE])
+        if routes[route, int(cars[c, ROUTE_STEP]), 0] == road:
+            cars[c, ROUTE_STEP] += 1.0
+        step = int(cars[c, ROUTE_STEP])
+        following = routes[route, step, 0]
+        if following >= 0 and roads[following, FROM_NODE] == roads[road, TO_NODE]:
+            return entry_lane(lanes, roads, lane, following, routes[route, step, 1], x, y)[0]
+    best, shortest = lane, math.inf
+    for column in range(SUCCESSORS, roads.shape[1]):
+        if roads[road, column] >= 0:
+            candidate, away = entry_lane(lanes, roads, lane, roads[road, column], -1, x, y)
+            if away < shortest:
+                best, shortest = candidate, away
+    return best
+
+
+@compiled
+def change_lane(cars: Array, c: int, side: int, lanes: Array, roads: Array) -> None:
+    """Target the next lane on a side (-1 left, +1 right) of the target lane's road, where it can be reached."""
+    target = int(cars[c, TARGET_LANE])
+    road = int(lanes[target, ROAD])
+    number = min(max(int(lanes[target, NUMBER]) + side, 0), roads[road, LANE_COUNT] - 1)
+    lane = roads[road, FIRST_LANE] + number
+    if lanes[lane, FORBIDDEN] != 0.0:
+        return
+    along, lateral = local_coordinates(lanes, lane, cars[c, X], cars[c, Y])
+    if abs(lateral) <= 2 * lanes[lane, WIDTH] and 0.0 <= along < lanes[lane, LENGTH] + CAR_LENGTH:
+        cars[c, TARGET_LANE] = lane
+
+
+@compiled
+def speed_index(speed: float, speeds: Array) -> int:
+    """Return the target speed nearest to a speed, halves to even."""
+    last = len(speeds) - 1
+    scaled = (speed - speeds[0]) / (speeds[last] - speeds[0]) * last
+    whole = math.floor(scaled)
+    rest = scaled - whole
+    if rest > 0.5 or (rest == 0.5 and whole % 2 == 1):
+        whole += 1
+    return int(min(max(whole, 0), last))
+
+
+@inlined
+def not_zero(value: float) -> float:
+    """Return the value, at least 0.01 away from 0."""
+    if abs(value) > 1e-2:
+        return value
+    return 1e-2 if value >= 0.0 else -1e-2
+
+
+@inlined
+def steering_of(heading: float, speed: float, ahead: float, lateral: float) -> float:
+    """Return the steering angle that follows a lane's centre, rad.
+
+    Args:
+        ahead: the lane's heading a moment ahead. lateral: offset from its centre, m.
+    """
+    command = math.asin(clip(-GAIN_LATERAL * lateral / not_zero(speed), -1.0, 1.0))
+    reference = ahead + clip(command, -TURN_LIMIT, TURN_LIMIT)
+    rate = GAIN_HEADING * wrap_to_pi(reference - heading)
+    slip = math.asin(clip(CAR_LENGTH / 2 / not_zero(speed) * rate, -1.0, 1.0))
+    if slip == 0.0:
+        return slip
+    return clip(math.atan(2 * math.tan(slip)), -STEERING_LIMIT, STEERING_LIMIT)
+
+
+@inlined
+def follow_road(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) -> tuple[float, float]:
+    """Switch to the next lane near the end of the target lane; return the coordinates on the target lane, m."""
+    lane = int(cars[c, TARGET_LANE])
+    along, lateral = local_coordinates(lanes, lane, cars[c, X], cars[c, Y])
+    if along > lanes[lane, LENGTH] - CAR_LENGTH / 2:
+        lane = next_lane(cars, c, lanes, roads, routes)
+        cars[c, TARGET_LANE] = lane
+        return local_coordinates(lanes, lane, cars[c, X], cars[c, Y])
+    return along, lateral
+
+
+@compiled
+def act(cars: Array, c: int, action: int, speeds: Array, lanes: Array, roads: Array, routes: Array) -> None:
+    """Take a meta-action: set the target speed, follow the road, then change the target lane."""
+    if action in (FASTER, SLOWER):
+        index = speed_index(cars[c, SPEED], speeds) + (1 if action == FASTER else -1)
+        cars[c, TARGET_SPEED] = speeds[min(max(index, 0), len(speeds) - 1)]
+    follow_road(cars, c, lanes, roads, routes)
+    if action == LANE_LEFT:
+        change_lane(cars, c, -1, lanes, roads)
+    elif action == LANE_RIGHT:
+        change_lane(cars, c, 1, lanes, roads)
+
+
+@inlined
+def control(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) -> None:
+    """Follow the road, and set steering and acceleration for one frame; a crashed vehicle's are set by `drive`."""
+    along, lateral = follow_road(cars, c, lanes, roads, routes)
+    if cars[c, CRASHED] != 0.0:
+        return
+    speed = cars[c, SPEED]
+    ahead = heading_at(lanes, int(cars[c, TARGET_LANE]), along + speed * PURSUIT_SECONDS)
+    cars[c, STEERING] = steering_of(cars[c, HEADING], speed, ahead, lateral)
+    cars[c, ACCELERATION] = GAIN_SPEED * (cars[c, TARGET_SPEED] - speed)
+
+
+# ------------------------------------------------------------------------------- motion and collisions
+
+
+@inlined
+def limit_action(cars: Array, c: int) -> None:
+    """Brake a crashed vehicle, straight on, and keep the others below the top speed."""
+    speed = cars[c, SPEED]
+    if cars[c, CRASHED] != 0.0:
+        cars[c, STEERING] = 0.0
+        cars[c, ACCELERATION] = -1.0 * speed
+    if speed > TOP_SPEED:
+        cars[c, ACCELERATION] = min(cars[c, ACCELERATION], 1.0 * (TOP_SPEED - speed))
+    elif speed < -TOP_SPEED:
+        cars[c, ACCELERATION] = max(cars[c, ACCELERATION], 1.0 * (-TOP_SPEED - speed))
+
+
+@inlined
+def drive(cars: Array, c: int, lanes: Array, seconds: float) -> None:
+    """Move a vehicle for one frame: kinematic bicycle, pending impact, and the lane it is on."""
+    limit_action(cars, c)
+    speed, heading = cars[c, SPEED], cars[c, HEADING]
+    slip = cars[c, STEERING]
+    if slip != 0.0:  # zeros pass unchanged
+        slip = math.atan(1 / 2 * math.tan(slip))
+    x = cars[c, X] + speed * math.cos(heading + slip) * seconds
+    y = cars[c, Y] + speed * math.sin(heading + slip) * seconds
+    if cars[c, IMPACT] != 0.0:
+        x += cars[c, IMPACT_X]
+        y += cars[c, IMPACT_Y]
+        cars[c, CRASHED] = 1.0
+        set_impact(cars, c, 0.0, 0.0, 0.0)
+    heading = heading + speed * math.sin(slip) / (CAR_LENGTH / 2) * seconds
+    cars[c, X], cars[c, Y], cars[c, HEADING] = x, y, heading
+    cars[c, SPEED] = speed + cars[c, ACCELERATION] * seconds
+    cars[c, LANE] = closest_lane(lanes, x, y, heading, int(cars[c, LANE]))
+
+
+@inlined
+def set_impact(cars: Array, c: int, pending: float, x: float, y: float) -> None:
+    """Note a displacement, m, for the next frame, or clear it."""
+    cars[c, IMPACT] = pending
+    cars[c, IMPACT_X] = x
+    cars[c, IMPACT_Y] = y
+
+
+@compiled
+def corners(x: float, y: float, heading: float, length: float, width: float) -> Array:
+    """Return a rectangle's corners, (4, 2) m."""
+    points = np.empty((4, 2), np.float64)
+    c, s = math.cos(heading), math.sin(heading)
+    for index in range(4):
+        along = -length / 2 if index < 2 else length / 2
+        across = -width / 2 if index == 0 or index == 3 else width / 2
+        points[index, 0] = c * along + -s * across + x
+        points[index, 1] = s * along + c * across + y
+    return points
+
+
+@compiled
+def project(polygon: Array, x: float, y: float) -> tuple[float, float]:
+    """Return the interval that a polygon covers on an axis."""
+    low = high = dot(polygon[0, 0], polygon[0, 1], x, y)
+    for index in range(1, 4):
+        at = dot(polygon[index, 0], polygon[index, 1], x, y)
+        low, high = min(low, at), max(high, at)
+    return low, high
+
+
+@compiled
+def interval_distance(low_a: float, high_a: float, low_b: float, high_b: float) -> float:
+    """Return the distance of two intervals, negative where they overlap."""
+    return low_b - high_a if low_a < low_b else low_a - high_b
+
+
+@compiled
+def mean_difference(a: Array, b: Array, axis: int) -> float:
+    """Return the difference of two polygons' centres along one coordinate."""
+    mean_a = (a[0, axis] + a[1, axis] + a[2, axis] + a[3, axis]) / 4.0
+    mean_b = (b[0, axis] + b[1, axis] + b[2, axis] + b[3, axis]) / 4.0
+    return mean_a - mean_b
+
+
+@compiled
+def intersect(a: Array, b: Array, move_x: float, move_y: float) -> tuple[bool, bool, float, float]:
+    """Test two polygons by their separating axes.
+
+    Args:
+        move_x, move_y: displacement of `a` relative to `b` in the coming frame, m.
+
+    Returns:
+        whether they intersect, whether they will, and the translation that parts them.
+    """
+    now, soon = True, True
+    depth, out_x, out_y = math.inf, 0.0, 0.0
+    for side in range(8):
+        polygon = a if side < 4 else b
+        start, end = polygon[side % 4], polygon[(side + 1) % 4]
+        x, y = -end[1] + start[1], end[0] - start[0]
+        norm = math.sqrt(dot(x, y, x, y))
+        x, y = x / norm, y / norm
+        low_a, high_a = project(a, x, y)
+        low_b, high_b = project(b, x, y)
+        if interval_distance(low_a, high_a, low_b, high_b) > 0.0:
+            now = False
+        moved = dot(x, y, move_x, move_y)
+        if moved < 0.0:
+            low_a += moved
+        else:
+            high_a += moved
+        away = interval_distance(low_a, high_a, low_b, high_b)
+        if away > 0.0:
+            soon = False
+        if not now and not soon:
+            break
+        if abs(away) < depth:
+            depth = abs(away)
+            outward = dot(mean_difference(a, b, 0), mean_difference(a, b, 1), x, y) > 0.0
+            out_x, out_y = (x, y) if outward else (-x, -y)
+    return now, soon, depth * out_x, depth * out_y
+
+
+@inlined
+def out_of_reach(cars: Array, c: int, x: float, y: float, diagonal: float, seconds: float) -> bool:
+    """Whether a point is too far for a contact in the coming frame; only the car's own speed counts."""
+    dx, dy = x - cars[c, X], y - cars[c, Y]
+    reach = (CAR_DIAGONAL + diagonal) / 2 + cars[c, SPEED] * seconds
+    return math.sqrt(dot(dx, dy, dx, dy)) > reach
+
+
+@inlined
+def velocity(cars: Array, c: int) -> tuple[float, float]:
+    """Return a vehicle's velocity along its heading, m/s."""
+    return cars[c, SPEED] * math.cos(cars[c, HEADING]), cars[c, SPEED] * math.sin(cars[c, HEADING])
+
+
+@compiled
+def collide(cars: Array, c: int, other: int, seconds: float) -> None:
+    """Let two vehicles touch: a contact now marks both crashed, one in the coming frame leaves an impact."""
+    if out_of_reach(cars, c, cars[other, X], cars[other, Y], CAR_DIAGONAL, seconds):
+        return
+    a = corners(cars[c, X], cars[c, Y], cars[c, HEADING], CAR_LENGTH, CAR_WIDTH)
+    b = corners(cars[other, X], cars[other, Y], cars[other, HEADING], CAR_LENGTH, CAR_WIDTH)
+    (vx, vy), (other_vx, other_vy) = velocity(cars, c), velocity(cars, other)
+    move_x, move_y = vx * seconds - other_vx * seconds, vy * seconds - other_vy * seconds
+    now, soon, x, y = intersect(a, b, move_x, move_y)
+    if soon:
+        set_impact(cars, c, 1.0, x / 2, y / 2)
+        set_impact(cars, other, 1.0, -x / 2, -y / 2)
+    if now:
+        cars[c, CRASHED] = 1.0
+        cars[other, CRASHED] = 1.0
+
+
+@compiled
+def hit_obstacles(cars: Array, c: int, obstacles: Array, seconds: float) -> None:
+    """Let a vehicle touch the obstacles; their impact replaces that of a vehicle."""
+    for index in range(obstacles.shape[0]):
+        x, y = obstacles[index, 0], obstacles[index, 1]
+        if out_of_reach(cars, c, x, y, OBSTACLE_DIAGONAL, seconds):
+            continue
+        a = corners(cars[c, X], cars[c, Y], cars[c, HEADING], CAR_LENGTH, CAR_WIDTH)
+        b = corners(x, y, 0.0, OBSTACLE_SIZE, OBSTACLE_SIZE)
+        vx, vy = velocity(cars, c)
+        now, soon, out_x, out_y = intersect(a, b, vx * seconds, vy * seconds)
+        if soon:
+            set_impact(cars, c, 1.0, out_x, out_y)
+        if now:
+            cars[c, CRASHED] = 1.0
+
+
+# ------------------------------------------------------------------------------------------- the game
+# The vehicles of environment k are the rows c = 2 k (leader) and c + 1 (follower).
+
+
+@inlined
+def length_of(x: float, y: float) -> float:
+    """Return the Euclidean length, m."""
+    return math.sqrt(x * x + y * y)
+
+
+@inlined
+def gap_of(cars: Array, c: int) -> float:
+    """Return the distance of the centres, m; inf when one has left."""
+    if cars[c, PRESENT] == 0.0 or cars[c + 1, PRESENT] == 0.0:
+        return math.inf
+    return length_of(cars[c, X] - cars[c + 1, X], cars[c, Y] - cars[c + 1, Y])
+
+
+@inlined
+def in_zone(cars: Array, c: int, rules: Array) -> bool:
+    """Whether a vehicle is where the gap counts."""
+    if rules[SCENARIO] == MERGE:
+        return cars[c, X] >= rules[ZONE]
+    return length_of(cars[c, X], cars[c, Y]) <= rules[ZONE]
+
+
+@compiled
+def past_finish(cars: Array, c: int, lanes: Array, rules: Array) -> float:
+    """Return how far past the finish line a vehicle is, m; -inf before it or on another road."""
+    if rules[SCENARIO] == MERGE:
+        past = cars[c, X] - rules[FINISH]
+        return past if past > 0.0 else -math.inf
+    past = rules[FINISH] - cars[c, Y]
+    return past if past >= 0.0 and lanes[int(cars[c, LANE]), ROAD] == rules[EXIT_ROAD] else -math.inf
+
+
+@inlined
+def advance_frame(cars: Array, c: int, obstacles: Array, lanes: Array, seconds: float) -> None:
+    """Move the vehicles on the road by one frame, then look for contacts."""
+    for car in range(c, c + 2):
+        if cars[car, PRESENT] != 0.0:
+            drive(cars, car, lanes, seconds)
+    if cars[c, PRESENT] != 0.0 and cars[c + 1, PRESENT] != 0.0:
+        collide(cars, c, c + 1, seconds)
+    for car in range(c, c + 2):
+        if cars[car, PRESENT] != 0.0:
+            hit_obstacles(cars, car, obstacles, seconds)
+
+
+@compiled
+def simulate(cars: Array, c: int, actions: Array, tables: Array) -> bool:
+    """Drive one decision; return whether any frame had both vehicles in the zone closer than the gap."""
+    _, speeds, obstacles, lanes, roads, routes, rules = tables
+    for car in range(c, c + 2):
+        if cars[car, PRESENT] != 0.0:
+            act(cars, car, actions[c // 2, car - c] if cars[car, LIVE] != 0.0 else IDLE, speeds, lanes, roads, routes)
+    too_close = False
+    for _ in range(int(rules[FRAMES])):
+        for car in range(c, c + 2):
+            if cars[car, PRESENT] != 0.0:
+                control(cars, car, lanes, roads, routes)
+        advance_frame(cars, c, obstacles, lanes, rules[FRAME_SECONDS])
+        if not too_close and in_zone(cars, c, rules) and in_zone(cars, c + 1, rules):
+            too_close = gap_of(cars, c) < rules[GAP]
+    return too_close
+
+
+@compiled
+def rank_arrivals(cars: Array, c: int, lanes: Array, rules: Array) -> None:
+    """Rank who crossed the line in this decision: further past it first, exact ties to the leader; they leave."""
+    leader, follower = -math.inf, -math.inf
+    if cars[c, LIVE] != 0.0 and cars[c, CRASHED] == 0.0:
+        leader = past_finish(cars, c, lanes, rules)
+    if cars[c + 1, LIVE] != 0.0 and cars[c + 1, CRASHED] == 0.0:
+        follower = past_finish(cars, c + 1, lanes, rules)
+    rank = max(cars[c, RANK], cars[c + 1, RANK])
+    for turn in range(2):
+        leads = (turn == 0) == (leader >= follower)
+        if (leader if leads else follower) >= 0.0:
+            car = c if leads else c + 1
+            rank += 1.0
+            cars[car, RANK] = rank
+            cars[car, PRESENT] = 0.0
+
+
+@compiled
+def judge(cars: Array, k: int, too_close: bool, rules: Array, reward: Array, cost: Array, terminated: Array) -> None:
+    """Count environment k's decision, and write each live agent's reward, cost and end."""
+    decision = cars[2 * k, DECISION] + 1.0
+    for index in range(2):
+        c = 2 * k + index
+        cars[c, DECISION] = decision
+        if cars[c, LIVE] == 0.0:
+            continue
+        arrived, crashed = cars[c, RANK] > 0.0, cars[c, CRASHED] != 0.0
+        paid = BAND_REWARD if rules[BAND_LOW] <= cars[c, SPEED] <= rules[BAND_HIGH] else 0.0
+        if arrived:
+            paid += FIRST_REWARD if cars[c, RANK] == 1.0 else SECOND_REWARD
+            paid += REMAINING_REWARD * (rules[HORIZON] - decision)
+        reward[k, index] = paid
+        cost[k, index, 0] = (COLLISION_COST if crashed else 0.0) + (GAP_COST if too_close else 0.0)
+        done = decision >= rules[HORIZON] or crashed or arrived
+        terminated[k, index] = done
+        cars[c, LIVE] = 0.0 if done else 1.0
+
+
+@compiled
+def observe(cars: Array, k: int, rules: Array, observation: Array, shared: Array) -> None:
+    """Write environment k's two observations and its global state."""
+    seen = gap_of(cars, 2 * k) <= SIGHT
+    left = 1.0 - cars[2 * k, DECISION] / rules[HORIZON]
+    for index in range(2):
+        c = 2 * k + index
+        x, y, vx, vy = 0.0, 0.0, 0.0, 0.0
+        if cars[c, PRESENT] != 0.0:
+            x, y = cars[c, X], cars[c, Y]
+            vx, vy = velocity(cars, c)
+        row = (x, y, vx, vy)
+        for column in range(4):
+            shared[k, 4 * index + column] = row[column]
+            observation[k, index, column] = row[column]
+            observation[k, 1 - index, 4 + column] = row[column] if seen else 0.0
+        observation[k, index, 8] = left
+    shared[k, 8] = left
+
+
+# ---------------------------------------------------------------------------------------------- spawns
+
+LOW_32, HALF, WORD_SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(11)
+PHILOX_M0, PHILOX_M1 = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
+PHILOX_W0, PHILOX_W1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
+ZERO, ONE = np.uint64(0), np.uint64(1)
+
+
+@compiled
+def multiply(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return the high and the low word of a product of two uint64; no intermediate overflows."""
+    a0, a1, b0, b1 = a & LOW_32, a >> HALF, b & LOW_32, b >> HALF
+    low = a0 * b0
+    cross = a1 * b0 + (low >> HALF)
+    other = a0 * b1 + (cross & LOW_32)
+    return a1 * b1 + (cross >> HALF) + (other >> HALF), (other << HALF) | (low & LOW_32)
+
+
+@compiled
+def add(a: Array, b: Array) -> Array:
+    """Return the sum of two uint64 modulo 2**64; no intermediate overflows."""
+    low = (a & LOW_32) + (b & LOW_32)
+    return (((a >> HALF) + (b >> HALF) + (low >> HALF)) << HALF) | (low & LOW_32)
+
+
+@compiled
+def noise(stream: Array, seed: Array, episode: Array, agent: Array) -> tuple[float, float]:
+    """Return two uniform draws in [-1, 1): those of `safemarl_bench.rng.generator` (Philox 4x64-10).
+
+    Args:
+        stream, seed, episode, agent: uint64, the key and the counters.
+    """
+    c0, c1, c2, c3, k0, k1 = ONE, episode, agent, ZERO, stream, seed
+    for _ in range(10):
+        high0, low0 = multiply(PHILOX_M0, c0)
+        high1, low1 = multiply(PHILOX_M1, c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = add(k0, PHILOX_W0), add(k1, PHILOX_W1)
+    first = -1.0 + 2.0 * (float(c0 >> WORD_SHIFT) * 2.0**-53)
+    return first, -1.0 + 2.0 * (float(c1 >> WORD_SHIFT) * 2.0**-53)
+
+
+@compiled
+def spawn(cars: Array, k: int, keys: Array, tables: Array) -> None:
+    """Start environment k's episode: both vehicles on their lanes, with the noise of its key."""
+    spawns, speeds, _, lanes, _, routes, _ = tables
+    for index in range(2):
+        c = 2 * k + index
+        first, second = noise(keys[k, 0], keys[k, 1], keys[k, 2], np.uint64(index))
+        along = spawns[index, SPAWN_POSITION] + spawns[index, NOISE_POSITION] * first
+        lane = int(spawns[index, SPAWN_LANE])
+        for column in range(STATE_WIDTH):
+            cars[c, column] = 0.0
+        x, y = position_at(lanes, lane, along, 0.0)
+        heading = heading_at(lanes, lane, along)
+        cars[c, X], cars[c, Y], cars[c, HEADING] = x, y, heading
+        cars[c, SPEED] = spawns[index, SPAWN_SPEED] + spawns[index, NOISE_SPEED] * second
+        cars[c, TARGET_SPEED] = speeds[speed_index(cars[c, SPEED], speeds)]
+        lane = closest_lane(lanes, x, y, heading, lane)
+        cars[c, LANE], cars[c, TARGET_LANE] = lane, lane
+        cars[c, PRESENT], cars[c, LIVE] = 1.0, 1.0
+        cars[c, ROUTE] = lane if routes[lane, 0, 0] >= 0 else -1
+
+
+# ---------------------------------------------------------------------------------------- entry points
+# cars: (2 E, STATE_WIDTH). keys: (E, 3) uint64, stream, seed and episode.
+# tables: (spawns, speeds, obstacles, lanes, roads, routes, rules).
+# out: (observation (E, 2, 9) and shared (E, 9) float32, the same two of the decision's end, reward (E, 2) and cost
+# (E, 2, 1) float64, terminated (E, 2) and over (E,) bool, crashed (E, 2) bool, arrival_rank (E, 2) int64, gap (E,)
+# float64).
+
+
+@compiled
+def clear(k: int, out: Array) -> None:
+    """Forget the last decision of environment k."""
+    _, _, _, _, reward, cost, terminated, _, _, _, _ = out
+    for index in range(2):
+        reward[k, index] = 0.0
+        cost[k, index, 0] = 0.0
+        terminated[k, index] = False
+
+
+@compiled
+def report(cars: Array, k: int, rules: Array, out: Array) -> None:
+    """Write what environment k shows."""
+    observation, shared, final_observation, final_shared, _, _, _, over, crashed, rank, gap = out
+    observe(cars, k, rules, observation, shared)
+    for column in range(shared.shape[1]):
+        final_shared[k, column] = shared[k, column]
+        for index in range(2):
+            final_observation[k, index, column] = observation[k, index, column]
+    over[k] = cars[2 * k, LIVE] == 0.0 and cars[2 * k + 1, LIVE] == 0.0
+    gap[k] = gap_of(cars, 2 * k)
+    for index in range(2):
+        crashed[k, index] = cars[2 * k + index, CRASHED] != 0.0
+        rank[k, index] = int(cars[2 * k + index, RANK])
+
+
+@compiled
+def reset_batch(cars: Array, keys: Array, mask: Array, tables: Array, out: Array) -> None:
+    """Start the episodes of the keys where `mask`, (E,) bool, is true."""
+    for k in range(mask.shape[0]):
+        if mask[k]:
+            spawn(cars, k, keys, tables)
+            clear(k, out)
+            report(cars, k, tables[6], out)
+
+
+@compiled
+def report_batch(cars: Array, tables: Array, out: Array) -> None:
+    """Report every environment as it is."""
+    for k in range(cars.shape[0] // 2):
+        clear(k, out)
+        report(cars, k, tables[6], out)
+
+
+@inlined
+def borrowed_tables(tables: Array) -> Array:
+    """Return the tables without their reference counts."""
+    a, b, c, d, e, f, g = tables
+    return borrowed(a), borrowed(b), borrowed(c), borrowed(d), borrowed(e), borrowed(f), borrowed(g)
+
+
+@inlined
+def borrowed_out(out: Array) -> Array:
+    """Return the output arrays without their reference counts."""
+    a, b, c, d, e, f, g, h, i, j, k = out
+    first = borrowed(a), borrowed(b), borrowed(c), borrowed(d), borrowed(e), borrowed(f), borrowed(g)
+    return (*first, borrowed(h), borrowed(i), borrowed(j), borrowed(k))
+
+
+@compiled
+def step_batch(cars: Array, keys: Array, actions: Array, stride: Array, tables: Array, out: Array) -> int:
+    """Take one decision in every running environment.
+
+    Args:
+        actions: (E, 2) int64; those of done agents are ignored.
+        stride: uint64; a finished environment goes on that many episodes further on; 0 leaves it finished.
+
+    Returns:
+        -1, or the row of a bad action; then nothing has moved.
+    """
+    for c in range(cars.shape[0]):
+        if cars[c, LIVE] != 0.0 and not 0 <= actions[c // 2, c % 2] < ACTIONS:
+            return c
+    cars, keys, actions = borrowed(cars), borrowed(keys), borrowed(actions)
+    tables, out = borrowed_tables(tables), borrowed_out(out)
+    _, _, _, lanes, _, _, rules = tables
+    observation, shared, _, _, reward, cost, terminated, over, _, _, _ = out
+    for k in range(cars.shape[0] // 2):
+        c = 2 * k
+        clear(k, out)
+        if cars[c, LIVE] != 0.0 or cars[c + 1, LIVE] != 0.0:
+            too_close = simulate(cars, c, actions, tables)
+            rank_arrivals(cars, c, lanes, rules)
+            judge(cars, k, too_close, rules, reward, cost, terminated)
+        report(cars, k, rules, out)
+        if stride != ZERO and over[k]:
+            keys[k, 2] = keys[k, 2] + stride
+            spawn(cars, k, keys, tables)
+            observe(cars, k, rules, observation, shared)
+    return -1
