@@ -228,7 +228,8 @@ def build_agent(cell: Cell, game: Game) -> Agent:
     if "torch" in sys.modules:  # more threads change the order of sums, and with it the record
         sys.modules["torch"].set_num_threads(1)
     with calling(cell.agent, "__init__", 0):
-        return cell.agent_class(make_context(cell.spec, game, steps=cell.steps, seed=cell.seed), cell.config)
+        context = make_context(cell.spec, game, steps=cell.steps, seed=cell.seed, agent_class=cell.agent_class)
+        return cell.agent_class(context, cell.config)
 
 
 def _bar(cell: Cell, what: str, total: int, initial: int, unit: str, progress: bool) -> Any:

@@ -158,7 +158,7 @@ def check_agent(agent: str | type[Agent], suite: str) -> None:
     check_pair(spec, agent_class)
     game = make(suite)
     try:
-        context = make_context(spec, game, steps=CHECK_DECISIONS, seed=1)
+        context = make_context(spec, game, steps=CHECK_DECISIONS, seed=1, agent_class=agent_class)
         config = build_config(agent_class, spec.agents.get(name, {}))
         learner = agent_class(context, config)
         rollout = Rollout(spec, game)
@@ -171,7 +171,7 @@ def check_agent(agent: str | type[Agent], suite: str) -> None:
 
 def _learn_a_little(name: str, learner: Agent, rollout: Rollout) -> Observation:
     episode = 0
-    first = observation = rollout.reset(stream="train", seed=1, episode=episode)
+    first = observation = _start(name, learner, rollout, episode)
     for step in range(CHECK_DECISIONS):
         with calling(name, "act", step):
             actions = learner.act(observation, explore=True, rng=generator("explore", 1, step))
@@ -184,8 +184,15 @@ def _learn_a_little(name: str, learner: Agent, rollout: Rollout) -> Observation:
         observation = transition.next_observation
         if transition.episode_over[0]:
             episode += 1
-            observation = rollout.reset(stream="train", seed=1, episode=episode)
+            observation = _start(name, learner, rollout, episode)
     return first
+
+
+def _start(name: str, agent: Agent, rollout: Rollout, episode: int) -> Observation:
+    if agent.privileged:
+        with calling(name, "start_episode", 0):
+            agent.start_episode("train", 1, episode)
+    return rollout.reset(stream="train", seed=1, episode=episode)
 
 
 def _batch(observation: Observation, count: int) -> Observation:
