@@ -45,7 +45,7 @@ class PlannerConfig:
     Large cells keep plans of different kinds in the beam, small ones the last metre that saves a decision.
     """
 
-    width: int = 512  # partial plans kept per decision
+    width: int = 1024  # partial plans kept per decision
     cells: tuple[float, ...] = (2.0, 0.5)  # m and m/s; one search for each size, the best plan counts
     table_cells: float = 2.0  # the same for the solo tables
 
