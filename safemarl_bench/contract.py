@@ -8,15 +8,17 @@ A **game** is a `pettingzoo.ParallelEnv` (dicts by agent name) that also has, on
 - `env.metadata["roles"]` = ``{"leader": [...], "followers": [...]}``.
 
 An **agent** controls every role of a game at once (centralised training and execution) and sees
-only arrays: never the suite's name, never its simulator. All arrays it is given or returns have a
-leading axis E, the number of games played side by side (1 where a suite has no batched core).
+only arrays: never the suite's name, never its simulator. The exception declares itself `privileged`:
+it is given a simulator and told which episode is played, and the leaderboard says so. All arrays
+that an agent is given or returns have a leading axis E, the number of games played side by side
+(1 where a suite has no batched core).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -107,6 +109,8 @@ class AgentContext:
         num_envs: E, games played side by side.
         training_steps: decisions per game that training will last (for schedules).
         seed: in [0, 2**63 - 1].
+        simulator: None for an ordinary agent. For a privileged one the game's own: ``simulator(num_envs)``
+            returns a new batched simulator of the very game, or None where the suite has none.
     """
 
     observation_spaces: Mapping[str, gymnasium.Space[Any]]
@@ -123,6 +127,7 @@ class AgentContext:
     num_envs: int
     training_steps: int
     seed: int
+    simulator: Callable[[int], Any] | None = None
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -160,6 +165,7 @@ class Agent(ABC):
         learns: False skips training (budget steps are not spent).
         deterministic: untrained and independent of the seed: one record is enough.
         privileged: "" for an ordinary agent, "planner" or "oracle" for one that uses the simulator.
+        needs_backend: "", or a backend that a suite must have for the agent to run on it.
         Config: a frozen dataclass; its fields are the keys that a suite file or `--set` may give.
     """
 
@@ -169,6 +175,7 @@ class Agent(ABC):
     learns: ClassVar[bool] = True
     deterministic: ClassVar[bool] = False
     privileged: ClassVar[str] = ""
+    needs_backend: ClassVar[str] = ""
     Config: ClassVar[type] = NoConfig
 
     def __init__(self, context: AgentContext, config: Any) -> None:
@@ -180,6 +187,12 @@ class Agent(ABC):
         """
         self.context = context
         self.config = config
+
+    def start_episode(self, stream: str, seed: int, episode: int) -> None:  # noqa: B027 - ordinary agents are not told
+        """Prepare for the episode that (stream, seed, episode) names.
+
+        Called before the first `act` of every evaluation episode for privileged agents, never for ordinary ones.
+        """
 
     @abstractmethod
     def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:

@@ -64,6 +64,9 @@ def play_episode(rollout: Rollout, agent: Agent, name: str, episode: int) -> Epi
         ContractError: the agent or the game broke its contract.
     """
     observation = rollout.reset(stream=STREAM, seed=EVALUATION_SEED, episode=episode)
+    if agent.privileged:
+        with calling(name, f"start_episode (evaluation episode {episode})", 0):
+            agent.start_episode(STREAM, EVALUATION_SEED, episode)
     tally = EpisodeTally(rollout)
     over = False
     while not over:

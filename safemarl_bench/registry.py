@@ -295,6 +295,8 @@ def incompatibility(spec: SuiteSpec, agent_class: type[Agent]) -> str:
     if spec.action_kind not in agent_class.action_kinds:
         able = " or ".join(agent_class.action_kinds)
         return f"{agent_class.__name__} plays {able} actions, suite {spec.name} has {spec.action_kind} ones"
+    if agent_class.needs_backend and agent_class.needs_backend not in spec.backends:
+        return f"{agent_class.__name__} needs the backend {agent_class.needs_backend}, suite {spec.name} has none"
     return ""
 
 
@@ -325,13 +327,16 @@ def make(suite: str, *, backend: str = "auto", **overrides: Any) -> Game:
     return game
 
 
-def make_context(spec: SuiteSpec, game: Game, *, steps: int, seed: int) -> AgentContext:
+def make_context(
+    spec: SuiteSpec, game: Game, *, steps: int, seed: int, agent_class: type[Agent] = Agent
+) -> AgentContext:
     """Return what an agent is told about a game.
 
     Args:
         spec: the suite; game: built from it.
         steps: training decisions.
         seed: in [0, 2**63 - 1].
+        agent_class: whose context it is; the game's `simulator` is only for a privileged one.
     """
     return AgentContext(
         observation_spaces={agent: game.observation_space(agent) for agent in spec.roles},
@@ -348,6 +353,7 @@ def make_context(spec: SuiteSpec, game: Game, *, steps: int, seed: int) -> Agent
         num_envs=1,
         training_steps=steps,
         seed=seed,
+        simulator=getattr(game, "simulator", None) if agent_class.privileged else None,
     )
 
 

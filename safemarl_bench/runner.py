@@ -233,7 +233,8 @@ def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRec
 def build_agent(cell: Cell, game: Game) -> Agent:
     """Return the cell's agent, untrained, for a game of the cell's suite. Torch is held to one thread."""
     with calling(cell.agent, "__init__", 0):
-        agent = cell.agent_class(make_context(cell.spec, game, steps=cell.steps, seed=cell.seed), cell.config)
+        context = make_context(cell.spec, game, steps=cell.steps, seed=cell.seed, agent_class=cell.agent_class)
+        agent = cell.agent_class(context, cell.config)
     if "torch" in sys.modules:  # more threads change the order of sums, and with it the record
         sys.modules["torch"].set_num_threads(1)
     return agent

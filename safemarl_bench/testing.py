@@ -167,7 +167,7 @@ def check_agent(agent: str | type[Agent], suite: str) -> None:
     check_pair(spec, agent_class)
     game = make(suite)
     try:
-        context = make_context(spec, game, steps=CHECK_DECISIONS, seed=1)
+        context = make_context(spec, game, steps=CHECK_DECISIONS, seed=1, agent_class=agent_class)
         config = build_config(agent_class, spec.agents.get(name, {}))
         with calling(name, "__init__", 0):
             learner = agent_class(context, config)
@@ -183,7 +183,7 @@ def check_agent(agent: str | type[Agent], suite: str) -> None:
 def _learn_a_little(name: str, learner: Agent, rollout: Rollout) -> list[Observation]:
     """Train for `CHECK_DECISIONS`; return copies of the observations met."""
     episode = 0
-    observation = rollout.reset(stream="train", seed=1, episode=episode)
+    observation = _start(name, learner, rollout, episode)
     met = []
     for step in range(CHECK_DECISIONS):
         met.append(_batch(observation, 1))
@@ -198,7 +198,7 @@ def _learn_a_little(name: str, learner: Agent, rollout: Rollout) -> list[Observa
         observation = transition.next_observation
         if transition.episode_over[0]:
             episode += 1
-            observation = rollout.reset(stream="train", seed=1, episode=episode)
+            observation = _start(name, learner, rollout, episode)
     return met
 
 
@@ -207,6 +207,13 @@ def _check_kept(name: str, before: Observation, after: Observation) -> None:
     for role, array in before.by_agent.items():
         kept &= (array == after.by_agent[role]).all() and (before.alive[role] == after.alive[role]).all()
     _require(kept, f"agent {name!r}: act changes the observation it is given")
+
+
+def _start(name: str, agent: Agent, rollout: Rollout, episode: int) -> Observation:
+    if agent.privileged:
+        with calling(name, "start_episode", 0):
+            agent.start_episode("train", 1, episode)
+    return rollout.reset(stream="train", seed=1, episode=episode)
 
 
 def _batch(observation: Observation, count: int) -> Observation:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -33,6 +33,9 @@ from safemarl_bench.driving.settings import Spawn
 from safemarl_bench.errors import ContractError, nearest
 from safemarl_bench.registry import SuiteSpec
 from safemarl_bench.rng import check_seed, generator
+
+if TYPE_CHECKING:
+    from safemarl_bench.driving.core import BatchedDriving
 
 REMAINING_REWARD = 5.0
 COLLISION_COST = 5.0
@@ -97,6 +100,16 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, Any]):  # type: ignore
     def action_space(self, agent: str) -> gymnasium.Space[Any]:
         """Return the agent's action space, the same object at each call."""
         return self.action_spaces[agent]
+
+    def simulator(self, num_envs: int) -> BatchedDriving:
+        """Return a batched simulator of this very game, for privileged agents.
+
+        Args:
+            num_envs: E >= 1, games side by side.
+        """
+        from safemarl_bench.driving.core import BatchedDriving  # loads numba, which the game itself does not need
+
+        return BatchedDriving(self.spec, num_envs, scene=self.scene)
 
     def reset(
         self, seed: int | None = None, options: Mapping[str, Any] | None = None
