@@ -47,7 +47,7 @@ class PlannerConfig:
 
     width: int = 1024  # partial plans kept per decision
     cells: tuple[float, ...] = (2.0, 0.5)  # m and m/s; one search for each size, the best plan counts
-    table_cells: float = 2.0  # the same for the solo tables
+    table_cells: float = 1.0  # the same for the solo tables
 
 
 class Plan(NamedTuple):
