@@ -236,11 +236,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print one table of what was run, and rebuild the leaderboard of the results directory."""
+    if not config.option.agent:
+        return
     reports = [report for reports in terminalreporter.stats.values() for report in reports]
     properties = [pair for report in reports for pair in getattr(report, "user_properties", [])]
     paths = sorted({value for key, value in properties if key == RECORD_PROPERTY})
     unfinished = sorted(Path(config.option.results_dir).glob("in_progress/*/step-*/trainer.json"))
-    if config.option.agent and unfinished:
+    if unfinished:
         terminalreporter.section("safemarl-bench")
         terminalreporter.write_line(
             f"{len(unfinished)} unfinished runs in {unfinished[0].parents[2]}; the same command resumes them"

@@ -21,7 +21,7 @@ def problems(spec: SuiteSpec) -> Iterator[str]:
     for key in ("version", "horizon"):
         if not _is_count(getattr(spec, key)):
             yield f"{key} must be an integer of at least 1, got {getattr(spec, key)!r}"
-    if not _is_number(spec.gamma) or not 0 < spec.gamma <= 1:
+    if not is_number(spec.gamma) or not 0 < spec.gamma <= 1:
         yield f"gamma must be in (0, 1], got {spec.gamma!r}"
     if spec.action_kind not in ACTION_KINDS:
         yield f"action_kind must be one of {', '.join(ACTION_KINDS)}, got {spec.action_kind!r}"
@@ -42,7 +42,7 @@ def _role_problems(spec: SuiteSpec) -> Iterator[str]:
         if set(getattr(spec, key)) != set(spec.roles):
             yield f"{key} must have one entry for each of {', '.join(spec.roles)}, got {', '.join(getattr(spec, key))}"
     for role, limits in spec.cost_limits.items():
-        if len(limits) != len(spec.constraints) or not all(_is_number(limit) and limit >= 0 for limit in limits):
+        if len(limits) != len(spec.constraints) or not all(is_number(limit) and limit >= 0 for limit in limits):
             yield f"cost_limits of {role!r} must be {len(spec.constraints)} numbers >= 0, got {list(limits)}"
 
 
@@ -51,9 +51,8 @@ def _feature_problems(owner: str, features: Features | None) -> Iterator[str]:
         return
     if not len(features.names) == len(features.center) == len(features.scale):
         yield f"{owner} needs as many centers and scales as names ({len(features.names)})"
-    if not all(map(_is_number, features.center)) or not all(
-        _is_number(scale) and scale > 0 for scale in features.scale
-    ):
+    numbers = all(map(is_number, (*features.center, *features.scale)))
+    if not numbers or not all(scale > 0 for scale in features.scale):
         yield f"{owner} needs finite centers and positive scales"
 
 
@@ -61,5 +60,6 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite int or float, and no bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

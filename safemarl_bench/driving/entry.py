@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from safemarl_bench.driving.game import RENDER_MODES, DrivingGame
@@ -68,7 +67,7 @@ def scene_of(spec: SuiteSpec, render_mode: str | None = None, **overrides: Any) 
 def _check_settings(spec: SuiteSpec, scenario: str, settings: Settings) -> None:
     for key in ("spawn_position", "spawn_speed"):
         given = getattr(settings, key)
-        if not isinstance(given, Mapping) or set(given) != set(spec.roles):
+        if set(given) != set(spec.roles):
             raise RegistryError(f"{key} needs one number for each of {', '.join(spec.roles)}, got {given!r}")
     if settings.observation == "frenet" and scenario != "racetrack":
         raise RegistryError(f"observation 'frenet' needs a closed track, scenario 'racetrack', got {scenario!r}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from safemarl_bench.errors import RegistryError, nearest
+from safemarl_bench.suite_values import is_number
 
 SIMULATION_HZ = 15
 CHOICES = {"noise": ("uniform", "normal"), "observation": ("absolute", "frenet")}
@@ -58,9 +59,9 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse here what would otherwise fail, or be misread, in the middle of an episode."""
         for key in ("gap", "zone", "finish"):
-            self._require(key, "a finite number", _is_number)
+            self._require(key, "a finite number", is_number)
         for key in ("noise_position", "noise_speed", "noise_heading", "noise_lateral"):
-            self._require(key, "a number that is not negative", lambda given: _is_number(given) and given >= 0)
+            self._require(key, "a number that is not negative", lambda given: is_number(given) and given >= 0)
         for key in ("spawn_position", "spawn_speed"):
             self._require(key, "one number for each agent", _is_number_by_agent)
         # Upstream finds the target nearest to a speed by dividing, which is right on an even grid only.
@@ -103,17 +104,13 @@ class Settings:
         return cls(**given)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_number_by_agent(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(map(_is_number, value.values()))
+    return isinstance(value, Mapping) and all(map(is_number, value.values()))
 
 
 def _steps(values: Any) -> list[float]:
     """Return the differences of neighbours in a rising tuple of numbers, [] for anything else."""
-    if not isinstance(values, tuple) or not all(map(_is_number, values)):
+    if not isinstance(values, tuple) or not all(map(is_number, values)):
         return []
     steps = [high - low for low, high in itertools.pairwise(values)]
     return steps if all(step > 0 for step in steps) else []
