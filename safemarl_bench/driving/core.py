@@ -24,11 +24,11 @@ from safemarl_bench.rng import MAX_SEED, STREAMS, check_seed
 
 STATE_COLUMNS = (
     *("x", "y", "heading", "speed", "target_speed", "steering", "acceleration", "impact_x", "impact_y"),
-    *("lane", "target_lane", "crashed", "impact", "present", "live", "arrival_rank", "route", "route_step", "decision"),
+    *("lane", "target_lane", "crashed", "impact", "present", "live", "off_road"),
+    *("arrival_rank", "route", "route_step", "decision"),
 )
 """Columns of `get_state`; the unit is m, rad, s; lanes are rows of `Tables.lane_indices`; flags are 0 or 1."""
 
-N_OBSERVATION = 9
 SLOW_SECONDS = 1.5
 
 _ready = False
@@ -38,14 +38,15 @@ class Step(NamedTuple):
     """What one decision shows of E environments. The arrays are the simulator's own: the next call overwrites them.
 
     Attributes:
-        obs: (E, 2, 9) float32, both agents' observations; of the next episode's start where one was started.
-        state: (E, 9) float32, the global state, likewise.
+        obs: (E, 2, n) float32, both agents' observations; of the next episode's start where one was started.
+        state: (E, m) float32, the global state, likewise.
         final_obs, final_state: the same at the end of this decision, never of the next episode.
         reward: (E, 2) float64. cost: (E, 2, 1) float64.
         terminated: (E, 2) bool, true where this decision ended the agent's task.
-        truncated: (E,) bool, always false: the time limit is part of these games.
+        truncated: (E,) bool, true where this decision's clock, and nothing else, ended the task of those agents that
+            were live and are not terminated; only on the racetrack, elsewhere the time limit is part of the task.
         over: (E,) bool, both agents are done.
-        crashed: (E, 2) bool. arrival_rank: (E, 2) int64, 1, 2, or 0.
+        crashed, off_road: (E, 2) bool. arrival_rank: (E, 2) int64, 1, 2, or 0.
         gap: (E,) float64, distance of the centres, m, inf when one vehicle has left.
     """
 
@@ -59,6 +60,7 @@ class Step(NamedTuple):
     truncated: np.ndarray
     over: np.ndarray
     crashed: np.ndarray
+    off_road: np.ndarray
     arrival_rank: np.ndarray
     gap: np.ndarray
 
@@ -96,17 +98,18 @@ class BatchedDriving:
         self._cars = np.zeros((2 * num_envs, kernel.STATE_WIDTH), np.float64)
         self._keys = np.zeros((num_envs, 3), np.uint64)
         self._arrays = self.tables.arrays
-        self._out = _allocate(num_envs)
-        self._step = Step._make([*self._out[:7], np.zeros(num_envs, bool), *self._out[7:]])
+        self._continuous = scene.CONTINUOUS
+        self._actions = np.zeros((num_envs, 2), np.float64)
+        self._step = _allocate(num_envs, *_widths(scene, spec))
+        self._out = tuple(self._step)
         with _announced():
             self.reset()
-            nobody = np.zeros((0, 2), np.int64)
-            kernel.step_batch(self._cars[:0], self._keys, nobody, self._stride, self._arrays, self._out)
+            kernel.step_batch(self._cars[:0], self._keys, self._actions, self._stride, self._arrays, self._out)
 
     @property
     def nbytes(self) -> int:
         """Bytes held for all environments together."""
-        return sum(array.nbytes for array in (self._cars, self._keys, self._step.truncated, *self._out))
+        return sum(array.nbytes for array in (self._cars, self._keys, self._actions, *self._out))
 
     @property
     def episodes(self) -> np.ndarray:
@@ -156,26 +159,27 @@ class BatchedDriving:
         """Take one decision in every environment.
 
         Args:
-            actions: (E, 2) integers in 0..4, the leader's and the follower's meta-actions.
+            actions: (E, 2), the leader's and the follower's: integers in 0..4, meta-actions, or floats in [-1, 1],
+                acceleration or steering, which count in float32.
 
         Raises:
-            ContractError: a wrong shape or dtype, or an action of a live agent out of range; nothing has moved.
+            ContractError: a wrong shape or dtype, or an action of a live agent out of range or NaN; nothing has moved.
         """
-        if not isinstance(actions, np.ndarray) or actions.shape != (self.num_envs, 2) or actions.dtype.kind not in "iu":
-            raise ContractError(f"actions must be integers of shape ({self.num_envs}, 2), got {_described(actions)}")
-        if actions.dtype != np.int64 or not actions.flags.c_contiguous:
-            actions = np.ascontiguousarray(actions, np.int64)
-        bad = kernel.step_batch(self._cars, self._keys, actions, self._stride, self._arrays, self._out)
+        kinds, expected, span = ("f", "floats", "[-1, 1]") if self._continuous else ("iu", "integers", "0..4")
+        shape = self._actions.shape
+        if not isinstance(actions, np.ndarray) or actions.shape != shape or actions.dtype.kind not in kinds:
+            raise ContractError(f"actions must be {expected} of shape {shape}, got {_described(actions)}")
+        self._actions[:] = actions
+        bad = kernel.step_batch(self._cars, self._keys, self._actions, self._stride, self._arrays, self._out)
         if bad >= 0:
             k, agent = divmod(bad, 2)
             raise ContractError(
-                f"action of {self.spec.roles[agent]!r} in environment {k} must be in 0..{kernel.ACTIONS - 1}, "
-                f"got {actions[k, agent]}"
+                f"action of {self.spec.roles[agent]!r} in environment {k} must be in {span}, got {actions[k, agent]}"
             )
         return self._step
 
     def get_state(self) -> np.ndarray:
-        """Return a copy of the full state, (E, 2, 19) float64, columns `STATE_COLUMNS`; a row per vehicle."""
+        """Return a copy of the full state, (E, 2, 20) float64, columns `STATE_COLUMNS`; a row per vehicle."""
         return self._cars.copy().reshape(self.num_envs, 2, kernel.STATE_WIDTH)
 
     def set_state(self, state: np.ndarray) -> Step:
@@ -215,25 +219,34 @@ class BatchedDriving:
     def _integer_columns(self) -> Iterator[tuple[int, int, int]]:
         lanes, (_, steps, _) = len(self.tables.lanes) - 1, self.tables.routes.shape
         yield from ((column, 0, lanes) for column in (kernel.LANE, kernel.TARGET_LANE))
-        yield from ((column, 0, 1) for column in (kernel.CRASHED, kernel.IMPACT, kernel.PRESENT, kernel.LIVE))
+        flags = (kernel.CRASHED, kernel.IMPACT, kernel.PRESENT, kernel.LIVE, kernel.OFF_ROAD)
+        yield from ((column, 0, 1) for column in flags)
         yield from ((kernel.RANK, 0, 2), (kernel.ROUTE, -1, lanes), (kernel.ROUTE_STEP, 0, steps - 1))
         yield kernel.DECISION, 0, self.spec.horizon
 
 
-def _allocate(num_envs: int) -> tuple[np.ndarray, ...]:
-    """Return the kernel's `out`."""
-    return (
-        np.zeros((num_envs, 2, N_OBSERVATION), np.float32),
-        np.zeros((num_envs, N_OBSERVATION), np.float32),
-        np.zeros((num_envs, 2, N_OBSERVATION), np.float32),
-        np.zeros((num_envs, N_OBSERVATION), np.float32),
-        np.zeros((num_envs, 2), np.float64),
-        np.zeros((num_envs, 2, 1), np.float64),
-        np.zeros((num_envs, 2), bool),
-        np.zeros(num_envs, bool),
-        np.zeros((num_envs, 2), bool),
-        np.zeros((num_envs, 2), np.int64),
-        np.zeros(num_envs, np.float64),
+def _widths(scene: TwoVehicles, spec: SuiteSpec) -> tuple[int, int]:
+    """Return the numbers in an agent's observation and in the global state."""
+    clock = 0 if scene.TRUNCATES or spec.env.get("profile") == "official" else 1
+    return 9 if scene.settings.observation == "frenet" else 8 + clock, 8 + clock
+
+
+def _allocate(num_envs: int, n_observation: int, n_state: int) -> Step:
+    """Return what the kernel writes into."""
+    return Step(
+        obs=np.zeros((num_envs, 2, n_observation), np.float32),
+        state=np.zeros((num_envs, n_state), np.float32),
+        final_obs=np.zeros((num_envs, 2, n_observation), np.float32),
+        final_state=np.zeros((num_envs, n_state), np.float32),
+        reward=np.zeros((num_envs, 2), np.float64),
+        cost=np.zeros((num_envs, 2, 1), np.float64),
+        terminated=np.zeros((num_envs, 2), bool),
+        truncated=np.zeros(num_envs, bool),
+        over=np.zeros(num_envs, bool),
+        crashed=np.zeros((num_envs, 2), bool),
+        off_road=np.zeros((num_envs, 2), bool),
+        arrival_rank=np.zeros((num_envs, 2), np.int64),
+        gap=np.zeros(num_envs, np.float64),
     )
 
 

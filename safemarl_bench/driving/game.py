@@ -82,8 +82,8 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, Any]):  # type: ignore
         scene.after_frame = self._watch_frame
         self._clear()
         self._next_episode = (secrets.randbelow(2**31), "train", 0)
-        self.state_space = _unbounded(len(self._state()))
-        self.observation_spaces = dict.fromkeys(self.possible_agents, _unbounded(len(self._seen_by(0))))
+        self.state_space = unbounded(len(self._state()))
+        self.observation_spaces = dict.fromkeys(self.possible_agents, unbounded(len(self._seen_by(0))))
 
     def _clear(self) -> None:
         """Forget the last episode."""
@@ -144,9 +144,8 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, Any]):  # type: ignore
         """Draw position, speed, heading and lateral offset, in this order, from a generator of each agent's own."""
         settings, spawns = self.scene.settings, []
         for index, agent in enumerate(self.possible_agents):
-            rng = generator(stream, seed, episode, index)
-            unit = rng.standard_normal(4) if settings.noise == "normal" else rng.uniform(-1.0, 1.0, size=4)
-            position, speed, heading, lateral = unit.tolist()
+            draws = generator(stream, seed, episode, index).random(4).tolist()
+            position, speed, heading, lateral = NOISES[settings.noise](draws)
             spawns.append(
                 Spawn(
                     settings.spawn_position[agent] + settings.noise_position * position,
@@ -292,11 +291,25 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, Any]):  # type: ignore
         self.scene.close()
 
 
+def _uniform(draws: list[float]) -> list[float]:
+    """Return four draws from [0, 1) as draws from [-1, 1)."""
+    return [-1.0 + 2.0 * draw for draw in draws]
+
+
+def _normal(draws: list[float]) -> list[float]:
+    """Return four draws from [0, 1) as standard normal ones (Box and Muller)."""
+    polar = [(math.sqrt(-2.0 * math.log(1.0 - draws[i])), 2 * math.pi * draws[i + 1]) for i in (0, 2)]
+    return [radius * turn(angle) for radius, angle in polar for turn in (math.cos, math.sin)]
+
+
+NOISES = {"uniform": _uniform, "normal": _normal}
+
+
 def _distance(one: Any, other: Any) -> float:
     """Return the distance of two vehicles' centres, m; by square root, since `math.hypot` differs between Pythons."""
     dx, dy = (one.position - other.position).tolist()
     return math.sqrt(dx * dx + dy * dy)
 
 
-def _unbounded(size: int) -> gymnasium.spaces.Box:
+def unbounded(size: int) -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)

@@ -72,8 +72,8 @@ borrowed = _make_borrowed()
 
 # Columns of the state: one row per vehicle. Angles in rad, lanes as rows of the lane table.
 X, Y, HEADING, SPEED, TARGET_SPEED, STEERING, ACCELERATION, IMPACT_X, IMPACT_Y = range(9)
-LANE, TARGET_LANE, CRASHED, IMPACT, PRESENT, LIVE, RANK, ROUTE, ROUTE_STEP, DECISION = range(9, 19)
-STATE_WIDTH = 19
+LANE, TARGET_LANE, CRASHED, IMPACT, PRESENT, LIVE, OFF_ROAD, RANK, ROUTE, ROUTE_STEP, DECISION = range(9, 20)
+STATE_WIDTH = 20
 
 # Columns of the lane table. Circular lanes: X0, Y0 are the centre, PHASE the start phase, SIGN +1 clockwise.
 KIND, X0, Y0, DIRECTION_X, DIRECTION_Y, LATERAL_X, LATERAL_Y, LANE_HEADING, LENGTH, WIDTH, FORBIDDEN = range(11)
@@ -84,27 +84,37 @@ STRAIGHT, SINE, CIRCULAR = range(3)
 # Columns of the road table; the successors follow, padded with -1.
 FIRST_LANE, LANE_COUNT, FROM_NODE, TO_NODE, SUCCESSORS = range(5)
 
-# Columns of the spawn table: lane, then metres along it, m/s, and the half-widths of their noise.
-SPAWN_LANE, SPAWN_POSITION, SPAWN_SPEED, NOISE_POSITION, NOISE_SPEED = range(5)
-SPAWN_WIDTH = 5
+# Columns of the spawn table: lane, then metres along it, m/s, and the sizes of the noise, heading and lateral too.
+SPAWN_LANE, SPAWN_POSITION, SPAWN_SPEED, NOISE_POSITION, NOISE_SPEED, NOISE_HEADING, NOISE_LATERAL = range(7)
+SPAWN_WIDTH = 7
 
-# The rules of the game.
+# The rules of the game; OFFICIAL, CLIPS, FRENET and NORMAL are flags.
 SCENARIO, HORIZON, GAP, ZONE, FINISH, BAND_LOW, BAND_HIGH, FRAMES, FRAME_SECONDS, EXIT_ROAD = range(10)
-RULES_WIDTH = 10
-MERGE, ROUNDABOUT = range(2)
+FIRST_REWARD, SECOND_REWARD, SLOWEST, FASTEST, CLIPS, OFFICIAL, FRENET, NORMAL = range(10, 18)
+RULES_WIDTH = 18
+MERGE, ROUNDABOUT, INTERSECTION, RACETRACK = range(4)
 
 LANE_LEFT, IDLE, LANE_RIGHT, FASTER, SLOWER = range(5)
 ACTIONS = 5
 BAND_REWARD, REMAINING_REWARD = 2.0, 5.0
-FIRST_REWARD, SECOND_REWARD = 10.0, 5.0
+CENTERING, STEERING_PENALTY = 4.0, 0.3
 COLLISION_COST, GAP_COST = 5.0, 1.0
 SIGHT = 200.0
 """The other vehicle is not observed beyond this distance, m."""
+PREVIEWS = (5.0, 10.0, 15.0, 20.0)
+"""How far ahead a lane's change of heading is observed, m."""
+
+# The released code's rules.
+CRASH_REWARD, CRASH_COST, ARRIVED_REWARD = -5.0, 5.0, 5.0
+RACETRACK_CRASH_REWARD, RACETRACK_CRASH_COST, DEPARTURE_COST = -0.5, 1.0, 0.5
 
 # Upstream's constants: metres, seconds, rad.
 CAR_LENGTH, CAR_WIDTH, OBSTACLE_SIZE = 5.0, 2.0, 2.0
 CAR_DIAGONAL, OBSTACLE_DIAGONAL = math.sqrt(29.0), math.sqrt(8.0)
-TOP_SPEED = 40.0
+# Upstream scales actions in the precision that they come in.
+UNIT, SPAN = np.float32(1.0), np.float32(2.0)
+ACCELERATION_LOW, ACCELERATION_SPAN = np.float32(-5.0), np.float32(10.0)
+STEERING_LOW, STEERING_SPAN = np.float32(-math.pi / 4), np.float32(math.pi / 2)
 GAIN_SPEED, GAIN_HEADING, GAIN_LATERAL, PURSUIT_SECONDS = 1 / 0.6, 1 / 0.2, 1 / 0.6, 0.5 * 0.2
 TURN_LIMIT, STEERING_LIMIT = math.pi / 4, math.pi / 3
 
@@ -369,6 +379,17 @@ def act(cars: Array, c: int, action: int, speeds: Array, lanes: Array, roads: Ar
 
 
 @inlined
+def push(cars: Array, c: int, action: float, rules: Array) -> None:
+    """Take a number in [-1, 1] as acceleration (intersection) or steering (racetrack) until the next decision."""
+    share = np.float32(action) + UNIT
+    cars[c, ACCELERATION], cars[c, STEERING] = 0.0, 0.0
+    if rules[SCENARIO] == INTERSECTION:
+        cars[c, ACCELERATION] = float(ACCELERATION_LOW + share * ACCELERATION_SPAN / SPAN)
+    else:
+        cars[c, STEERING] = float(STEERING_LOW + share * STEERING_SPAN / SPAN)
+
+
+@inlined
 def control(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) -> None:
     """Follow the road, and set steering and acceleration for one frame; a crashed vehicle's are set by `drive`."""
     along, lateral = follow_road(cars, c, lanes, roads, routes)
@@ -384,22 +405,23 @@ def control(cars: Array, c: int, lanes: Array, roads: Array, routes: Array) -> N
 
 
 @inlined
-def limit_action(cars: Array, c: int) -> None:
-    """Brake a crashed vehicle, straight on, and keep the others below the top speed."""
+def limit_action(cars: Array, c: int, rules: Array) -> None:
+    """Brake a crashed vehicle, straight on, and lead speeds back into their range."""
     speed = cars[c, SPEED]
     if cars[c, CRASHED] != 0.0:
         cars[c, STEERING] = 0.0
         cars[c, ACCELERATION] = -1.0 * speed
-    if speed > TOP_SPEED:
-        cars[c, ACCELERATION] = min(cars[c, ACCELERATION], 1.0 * (TOP_SPEED - speed))
-    elif speed < -TOP_SPEED:
-        cars[c, ACCELERATION] = max(cars[c, ACCELERATION], 1.0 * (-TOP_SPEED - speed))
+    if speed > rules[FASTEST]:
+        cars[c, ACCELERATION] = min(cars[c, ACCELERATION], 1.0 * (rules[FASTEST] - speed))
+    elif speed < rules[SLOWEST]:
+        cars[c, ACCELERATION] = max(cars[c, ACCELERATION], 1.0 * (rules[SLOWEST] - speed))
 
 
 @inlined
-def drive(cars: Array, c: int, lanes: Array, seconds: float) -> None:
+def drive(cars: Array, c: int, lanes: Array, rules: Array) -> None:
     """Move a vehicle for one frame: kinematic bicycle, pending impact, and the lane it is on."""
-    limit_action(cars, c)
+    limit_action(cars, c, rules)
+    seconds = rules[FRAME_SECONDS]
     speed, heading = cars[c, SPEED], cars[c, HEADING]
     slip = cars[c, STEERING]
     if slip != 0.0:  # zeros pass unchanged
@@ -413,7 +435,8 @@ def drive(cars: Array, c: int, lanes: Array, seconds: float) -> None:
         set_impact(cars, c, 0.0, 0.0, 0.0)
     heading = heading + speed * math.sin(slip) / (CAR_LENGTH / 2) * seconds
     cars[c, X], cars[c, Y], cars[c, HEADING] = x, y, heading
-    cars[c, SPEED] = speed + cars[c, ACCELERATION] * seconds
+    speed = speed + cars[c, ACCELERATION] * seconds
+    cars[c, SPEED] = clip(speed, rules[SLOWEST], rules[FASTEST]) if rules[CLIPS] != 0.0 else speed
     cars[c, LANE] = closest_lane(lanes, x, y, heading, int(cars[c, LANE]))
 
 
@@ -578,53 +601,99 @@ def in_zone(cars: Array, c: int, rules: Array) -> bool:
 
 @compiled
 def past_finish(cars: Array, c: int, lanes: Array, rules: Array) -> float:
-    """Return how far past the finish line a vehicle is, m; -inf before it or on another road."""
+    """Return how far past its finish line a vehicle is, m; -inf before it, on another road, or where there is none."""
     if rules[SCENARIO] == MERGE:
         past = cars[c, X] - rules[FINISH]
         return past if past > 0.0 else -math.inf
-    past = rules[FINISH] - cars[c, Y]
-    return past if past >= 0.0 and lanes[int(cars[c, LANE]), ROAD] == rules[EXIT_ROAD] else -math.inf
+    if rules[SCENARIO] == ROUNDABOUT:
+        past = rules[FINISH] - cars[c, Y]
+        return past if past >= 0.0 and lanes[int(cars[c, LANE]), ROAD] == rules[EXIT_ROAD] else -math.inf
+    if rules[SCENARIO] == INTERSECTION:
+        past = (-cars[c, Y] if c % 2 == 0 else cars[c, X]) - rules[FINISH]
+        return past if past >= 0.0 else -math.inf
+    return -math.inf
+
+
+@compiled
+def is_off_road(cars: Array, c: int, lanes: Array) -> bool:
+    """Whether a vehicle is off its closest lane."""
+    lane = int(cars[c, LANE])
+    along, lateral = local_coordinates(lanes, lane, cars[c, X], cars[c, Y])
+    within = -CAR_LENGTH <= along < lanes[lane, LENGTH] + CAR_LENGTH
+    return not (abs(lateral) <= lanes[lane, WIDTH] / 2 and within)
 
 
 @inlined
-def advance_frame(cars: Array, c: int, obstacles: Array, lanes: Array, seconds: float) -> None:
+def advance_frame(cars: Array, c: int, obstacles: Array, lanes: Array, rules: Array) -> None:
     """Move the vehicles on the road by one frame, then look for contacts."""
     for car in range(c, c + 2):
         if cars[car, PRESENT] != 0.0:
-            drive(cars, car, lanes, seconds)
+            drive(cars, car, lanes, rules)
     if cars[c, PRESENT] != 0.0 and cars[c + 1, PRESENT] != 0.0:
-        collide(cars, c, c + 1, seconds)
+        collide(cars, c, c + 1, rules[FRAME_SECONDS])
     for car in range(c, c + 2):
         if cars[car, PRESENT] != 0.0:
-            hit_obstacles(cars, car, obstacles, seconds)
+            hit_obstacles(cars, car, obstacles, rules[FRAME_SECONDS])
+
+
+@inlined
+def is_pushed(rules: Array) -> bool:
+    """Whether actions are numbers, not meta-actions."""
+    return rules[SCENARIO] == INTERSECTION or rules[SCENARIO] == RACETRACK
 
 
 @compiled
 def simulate(cars: Array, c: int, actions: Array, tables: Array) -> bool:
     """Drive one decision; return whether any frame had both vehicles in the zone closer than the gap."""
     _, speeds, obstacles, lanes, roads, routes, rules = tables
+    pushed = is_pushed(rules)
     for car in range(c, c + 2):
-        if cars[car, PRESENT] != 0.0:
-            act(cars, car, actions[c // 2, car - c] if cars[car, LIVE] != 0.0 else IDLE, speeds, lanes, roads, routes)
+        if cars[car, PRESENT] == 0.0:
+            continue
+        action, live = actions[c // 2, car - c], cars[car, LIVE] != 0.0
+        if pushed:
+            push(cars, car, action if live else 0.0, rules)
+        else:
+            act(cars, car, int(action) if live else IDLE, speeds, lanes, roads, routes)
     too_close = False
     for _ in range(int(rules[FRAMES])):
         for car in range(c, c + 2):
-            if cars[car, PRESENT] != 0.0:
+            if not pushed and cars[car, PRESENT] != 0.0:
                 control(cars, car, lanes, roads, routes)
-        advance_frame(cars, c, obstacles, lanes, rules[FRAME_SECONDS])
-        if not too_close and in_zone(cars, c, rules) and in_zone(cars, c + 1, rules):
+        advance_frame(cars, c, obstacles, lanes, rules)
+        if rules[GAP] > 0.0 and not too_close and in_zone(cars, c, rules) and in_zone(cars, c + 1, rules):
             too_close = gap_of(cars, c) < rules[GAP]
     return too_close
 
 
 @compiled
+def note_departures(cars: Array, c: int, lanes: Array, rules: Array) -> None:
+    """Note who left the road in this decision; a crash wins. Only vehicles that are not kept on a lane can leave it.
+
+    The released code knows departures on the racetrack only, and of crashed vehicles too; nobody leaves the scene.
+    """
+    official = rules[OFFICIAL] != 0.0
+    if not is_pushed(rules) or (official and rules[SCENARIO] != RACETRACK):
+        return
+    for car in range(c, c + 2):
+        if cars[car, LIVE] != 0.0 and (official or cars[car, CRASHED] == 0.0) and is_off_road(cars, car, lanes):
+            cars[car, OFF_ROAD] = 1.0
+            if not official:
+                cars[car, PRESENT] = 0.0
+
+
+@inlined
+def newly_past(cars: Array, c: int, lanes: Array, rules: Array) -> float:
+    """Return how far past its finish line a vehicle is that may arrive in this decision, m; -inf for the others."""
+    if cars[c, LIVE] == 0.0 or cars[c, CRASHED] != 0.0 or cars[c, OFF_ROAD] != 0.0 or cars[c, RANK] > 0.0:
+        return -math.inf
+    return past_finish(cars, c, lanes, rules)
+
+
+@compiled
 def rank_arrivals(cars: Array, c: int, lanes: Array, rules: Array) -> None:
-    """Rank who crossed the line in this decision: further past it first, exact ties to the leader; they leave."""
-    leader, follower = -math.inf, -math.inf
-    if cars[c, LIVE] != 0.0 and cars[c, CRASHED] == 0.0:
-        leader = past_finish(cars, c, lanes, rules)
-    if cars[c + 1, LIVE] != 0.0 and cars[c + 1, CRASHED] == 0.0:
-        follower = past_finish(cars, c + 1, lanes, rules)
+    """Rank who crossed the line in this decision: further past it first, exact ties to the leader."""
+    leader, follower = newly_past(cars, c, lanes, rules), newly_past(cars, c + 1, lanes, rules)
     rank = max(cars[c, RANK], cars[c + 1, RANK])
     for turn in range(2):
         leads = (turn == 0) == (leader >= follower)
@@ -632,33 +701,126 @@ def rank_arrivals(cars: Array, c: int, lanes: Array, rules: Array) -> None:
             car = c if leads else c + 1
             rank += 1.0
             cars[car, RANK] = rank
-            cars[car, PRESENT] = 0.0
 
 
 @compiled
-def judge(cars: Array, k: int, too_close: bool, rules: Array, reward: Array, cost: Array, terminated: Array) -> None:
-    """Count environment k's decision, and write each live agent's reward, cost and end."""
-    decision = cars[2 * k, DECISION] + 1.0
+def driving_reward(cars: Array, c: int, action: float, lanes: Array, rules: Array) -> float:
+    """Return a decision's reward, arrival and crash apart."""
+    if rules[SCENARIO] == RACETRACK:
+        if is_off_road(cars, c, lanes):
+            return 0.0
+        _, lateral = local_coordinates(lanes, int(cars[c, LANE]), cars[c, X], cars[c, Y])
+        steered = abs(float(np.float32(action)))
+        return (1.0 / (1.0 + CENTERING * (lateral * lateral)) - STEERING_PENALTY * steered + 1.0) / 2.0
+    commanded = rules[OFFICIAL] != 0.0 and rules[SCENARIO] == MERGE
+    speed = cars[c, TARGET_SPEED] if commanded else cars[c, SPEED]
+    return BAND_REWARD if rules[BAND_LOW] <= speed <= rules[BAND_HIGH] else 0.0
+
+
+@inlined
+def arrival_reward(rank: float, rules: Array) -> float:
+    """Return what an arrival pays by its order."""
+    return rules[FIRST_REWARD] if rank == 1.0 else rules[SECOND_REWARD]
+
+
+@compiled
+def judge(cars: Array, k: int, actions: Array, too_close: bool, tables: Array, out: Array) -> None:
+    """Write each live agent's reward, cost and end of environment k's decision; who arrived leaves the scene."""
+    _, _, _, lanes, _, _, rules = tables
+    _, _, _, _, reward, cost, terminated, truncated, _, _, _, _, _ = out
+    rank_arrivals(cars, 2 * k, lanes, rules)
+    decision = cars[2 * k, DECISION]
+    time_is_up = decision >= rules[HORIZON]
     for index in range(2):
         c = 2 * k + index
-        cars[c, DECISION] = decision
         if cars[c, LIVE] == 0.0:
             continue
-        arrived, crashed = cars[c, RANK] > 0.0, cars[c, CRASHED] != 0.0
-        paid = BAND_REWARD if rules[BAND_LOW] <= cars[c, SPEED] <= rules[BAND_HIGH] else 0.0
+        arrived, ended = cars[c, RANK] > 0.0, cars[c, CRASHED] != 0.0 or cars[c, OFF_ROAD] != 0.0
+        paid = driving_reward(cars, c, actions[k, index], lanes, rules)
         if arrived:
-            paid += FIRST_REWARD if cars[c, RANK] == 1.0 else SECOND_REWARD
+            paid += arrival_reward(cars[c, RANK], rules)
             paid += REMAINING_REWARD * (rules[HORIZON] - decision)
+            cars[c, PRESENT] = 0.0
         reward[k, index] = paid
-        cost[k, index, 0] = (COLLISION_COST if crashed else 0.0) + (GAP_COST if too_close else 0.0)
-        done = decision >= rules[HORIZON] or crashed or arrived
-        terminated[k, index] = done
-        cars[c, LIVE] = 0.0 if done else 1.0
+        cost[k, index, 0] = (COLLISION_COST if ended else 0.0) + (GAP_COST if too_close else 0.0)
+        terminated[k, index] = ended or arrived or (time_is_up and rules[SCENARIO] != RACETRACK)
+        truncated[k] = truncated[k] or (time_is_up and not terminated[k, index])
+        cars[c, LIVE] = 0.0 if time_is_up or terminated[k, index] else 1.0
+
+
+@inlined
+def is_done(cars: Array, c: int) -> bool:
+    """Whether a vehicle crashed, arrived or left the road."""
+    return cars[c, CRASHED] != 0.0 or cars[c, RANK] > 0.0 or cars[c, OFF_ROAD] != 0.0
 
 
 @compiled
-def observe(cars: Array, k: int, rules: Array, observation: Array, shared: Array) -> None:
-    """Write environment k's two observations and its global state."""
+def judge_official(cars: Array, k: int, actions: Array, tables: Array, out: Array) -> None:
+    """Write rewards and costs as the released code has them; both vehicles drive on until both are done."""
+    _, _, _, lanes, _, _, rules = tables
+    _, _, _, _, reward, cost, terminated, _, _, _, _, _, _ = out
+    first, racetrack = 2 * k, rules[SCENARIO] == RACETRACK
+    ranks = (cars[first, RANK], cars[first + 1, RANK])
+    rank_arrivals(cars, first, lanes, rules)
+    over = cars[first, DECISION] >= rules[HORIZON] or (is_done(cars, first) and is_done(cars, first + 1))
+    for index in range(2):
+        c = first + index
+        crashed, away = cars[c, CRASHED] != 0.0, racetrack and is_off_road(cars, c, lanes)
+        paid = driving_reward(cars, c, actions[k, index], lanes, rules)
+        if crashed and not away:
+            paid += RACETRACK_CRASH_REWARD if racetrack else CRASH_REWARD
+        if rules[SCENARIO] == ROUNDABOUT:
+            paid += ARRIVED_REWARD if past_finish(cars, c, lanes, rules) >= 0.0 else 0.0
+        elif cars[c, RANK] != ranks[index]:
+            paid += arrival_reward(cars[c, RANK], rules)
+        reward[k, index] = paid
+        charged = RACETRACK_CRASH_COST if racetrack else CRASH_COST
+        cost[k, index, 0] = (charged if crashed else 0.0) + (DEPARTURE_COST if away else 0.0)
+        terminated[k, index] = over
+        cars[c, LIVE] = 0.0 if over else 1.0
+
+
+# -------------------------------------------------------------------------------------- observations
+
+
+@compiled
+def heading_ahead(lanes: Array, roads: Array, lane: int, along: float) -> float:
+    """Return a closed track's heading `along` metres after the start of a lane, in that lane or those after it."""
+    while along > lanes[lane, LENGTH]:
+        along -= lanes[lane, LENGTH]
+        lane = roads[roads[int(lanes[lane, ROAD]), SUCCESSORS], FIRST_LANE] + int(lanes[lane, NUMBER])
+    return heading_at(lanes, lane, along)
+
+
+@compiled
+def observe_lane(cars: Array, c: int, seen: bool, lanes: Array, roads: Array, row: Array) -> None:
+    """Write what a driver sees of its lane and of the other vehicle: `safemarl_bench.driving.frenet`.
+
+    Args:
+        seen: whether the other vehicle is. row: (2, n), the environment's observations.
+    """
+    own = row[c % 2]
+    own[:] = 0.0
+    heading = cars[c, HEADING]
+    if cars[c, PRESENT] != 0.0:
+        lane = int(cars[c, LANE])
+        along, lateral = local_coordinates(lanes, lane, cars[c, X], cars[c, Y])
+        here = heading_at(lanes, lane, along)
+        own[0], own[1] = lateral, wrap_to_pi(heading - here)
+        for index in range(4):
+            own[2 + index] = wrap_to_pi(heading_ahead(lanes, roads, lane, along + PREVIEWS[index]) - here)
+    if seen:
+        other = c + 1 - 2 * (c % 2)
+        dx, dy = cars[other, X] - cars[c, X], cars[other, Y] - cars[c, Y]
+        cos, sin = math.cos(heading), math.sin(heading)
+        own[6], own[7] = dx * cos + dy * sin, dy * cos - dx * sin
+        own[8] = wrap_to_pi(cars[other, HEADING] - heading)
+
+
+@compiled
+def observe(cars: Array, k: int, tables: Array, observation: Array, shared: Array) -> None:
+    """Write environment k's two observations and its global state; the clock where there is a ninth column for it."""
+    _, _, _, lanes, roads, _, rules = tables
     seen = gap_of(cars, 2 * k) <= SIGHT
     left = 1.0 - cars[2 * k, DECISION] / rules[HORIZON]
     for index in range(2):
@@ -670,10 +832,16 @@ def observe(cars: Array, k: int, rules: Array, observation: Array, shared: Array
         row = (x, y, vx, vy)
         for column in range(4):
             shared[k, 4 * index + column] = row[column]
+        if rules[FRENET] != 0.0:
+            observe_lane(cars, c, seen, lanes, roads, observation[k])
+            continue
+        for column in range(4):
             observation[k, index, column] = row[column]
             observation[k, 1 - index, 4 + column] = row[column] if seen else 0.0
-        observation[k, index, 8] = left
-    shared[k, 8] = left
+        if observation.shape[2] > 8:
+            observation[k, index, 8] = left
+    if shared.shape[1] > 8:
+        shared[k, 8] = left
 
 
 # ---------------------------------------------------------------------------------------------- spawns
@@ -701,9 +869,15 @@ def add(a: Array, b: Array) -> Array:
     return (((a >> HALF) + (b >> HALF) + (low >> HALF)) << HALF) | (low & LOW_32)
 
 
+@inlined
+def unit(word: Array) -> float:
+    """Return a uniform draw in [0, 1) of a uint64."""
+    return float(word >> WORD_SHIFT) * 2.0**-53
+
+
 @compiled
-def noise(stream: Array, seed: Array, episode: Array, agent: Array) -> tuple[float, float]:
-    """Return two uniform draws in [-1, 1): those of `safemarl_bench.rng.generator` (Philox 4x64-10).
+def draw(stream: Array, seed: Array, episode: Array, agent: Array) -> tuple[float, float, float, float]:
+    """Return the first four uniform draws in [0, 1) of `safemarl_bench.rng.generator` (Philox 4x64-10).
 
     Args:
         stream, seed, episode, agent: uint64, the key and the counters.
@@ -714,44 +888,68 @@ def noise(stream: Array, seed: Array, episode: Array, agent: Array) -> tuple[flo
         high1, low1 = multiply(PHILOX_M1, c2)
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = add(k0, PHILOX_W0), add(k1, PHILOX_W1)
-    first = -1.0 + 2.0 * (float(c0 >> WORD_SHIFT) * 2.0**-53)
-    return first, -1.0 + 2.0 * (float(c1 >> WORD_SHIFT) * 2.0**-53)
+    return unit(c0), unit(c1), unit(c2), unit(c3)
+
+
+@compiled
+def normals(first: float, second: float) -> tuple[float, float]:
+    """Return two standard normal draws of two uniform ones (Box and Muller)."""
+    radius, angle = math.sqrt(-2.0 * math.log(1.0 - first)), 2 * math.pi * second
+    return radius * math.cos(angle), radius * math.sin(angle)
+
+
+@compiled
+def noise(key: Array, agent: int, normal: bool) -> tuple[float, float, float, float]:
+    """Return four draws, uniform in [-1, 1) or standard normal, of an episode and an agent.
+
+    Args:
+        key: (3,) uint64, stream, seed and episode.
+    """
+    a, b, c, d = draw(key[0], key[1], key[2], np.uint64(agent))
+    if normal:
+        (a, b), (c, d) = normals(a, b), normals(c, d)
+        return a, b, c, d
+    return -1.0 + 2.0 * a, -1.0 + 2.0 * b, -1.0 + 2.0 * c, -1.0 + 2.0 * d
 
 
 @compiled
 def spawn(cars: Array, k: int, keys: Array, tables: Array) -> None:
     """Start environment k's episode: both vehicles on their lanes, with the noise of its key."""
-    spawns, speeds, _, lanes, _, routes, _ = tables
+    spawns, speeds, _, lanes, _, routes, rules = tables
     for index in range(2):
         c = 2 * k + index
-        first, second = noise(keys[k, 0], keys[k, 1], keys[k, 2], np.uint64(index))
-        along = spawns[index, SPAWN_POSITION] + spawns[index, NOISE_POSITION] * first
+        position, speed, turned, lateral = noise(keys[k], index, rules[NORMAL] != 0.0)
+        along = spawns[index, SPAWN_POSITION] + spawns[index, NOISE_POSITION] * position
         lane = int(spawns[index, SPAWN_LANE])
         for column in range(STATE_WIDTH):
             cars[c, column] = 0.0
-        x, y = position_at(lanes, lane, along, 0.0)
-        heading = heading_at(lanes, lane, along)
+        x, y = position_at(lanes, lane, along, spawns[index, NOISE_LATERAL] * lateral)
+        heading = heading_at(lanes, lane, along) + spawns[index, NOISE_HEADING] * turned
         cars[c, X], cars[c, Y], cars[c, HEADING] = x, y, heading
-        cars[c, SPEED] = spawns[index, SPAWN_SPEED] + spawns[index, NOISE_SPEED] * second
-        cars[c, TARGET_SPEED] = speeds[speed_index(cars[c, SPEED], speeds)]
+        cars[c, SPEED] = spawns[index, SPAWN_SPEED] + spawns[index, NOISE_SPEED] * speed
         lane = closest_lane(lanes, x, y, heading, lane)
-        cars[c, LANE], cars[c, TARGET_LANE] = lane, lane
+        cars[c, LANE], cars[c, TARGET_LANE], cars[c, ROUTE] = lane, lane, -1.0
         cars[c, PRESENT], cars[c, LIVE] = 1.0, 1.0
-        cars[c, ROUTE] = lane if routes[lane, 0, 0] >= 0 else -1
+        if is_pushed(rules):
+            continue
+        cars[c, TARGET_SPEED] = speeds[speed_index(cars[c, SPEED], speeds)]
+        if routes[lane, 0, 0] >= 0:
+            cars[c, ROUTE] = lane
 
 
 # ---------------------------------------------------------------------------------------- entry points
 # cars: (2 E, STATE_WIDTH). keys: (E, 3) uint64, stream, seed and episode.
 # tables: (spawns, speeds, obstacles, lanes, roads, routes, rules).
-# out: (observation (E, 2, 9) and shared (E, 9) float32, the same two of the decision's end, reward (E, 2) and cost
-# (E, 2, 1) float64, terminated (E, 2) and over (E,) bool, crashed (E, 2) bool, arrival_rank (E, 2) int64, gap (E,)
-# float64).
+# out: (observation (E, 2, n) and shared (E, m) float32, the same two of the decision's end, reward (E, 2) and cost
+# (E, 2, 1) float64, terminated (E, 2), truncated (E,) and over (E,) bool, crashed and off_road (E, 2) bool,
+# arrival_rank (E, 2) int64, gap (E,) float64).
 
 
 @compiled
 def clear(k: int, out: Array) -> None:
     """Forget the last decision of environment k."""
-    _, _, _, _, reward, cost, terminated, _, _, _, _ = out
+    _, _, _, _, reward, cost, terminated, truncated, _, _, _, _, _ = out
+    truncated[k] = False
     for index in range(2):
         reward[k, index] = 0.0
         cost[k, index, 0] = 0.0
@@ -759,18 +957,20 @@ def clear(k: int, out: Array) -> None:
 
 
 @compiled
-def report(cars: Array, k: int, rules: Array, out: Array) -> None:
+def report(cars: Array, k: int, tables: Array, out: Array) -> None:
     """Write what environment k shows."""
-    observation, shared, final_observation, final_shared, _, _, _, over, crashed, rank, gap = out
-    observe(cars, k, rules, observation, shared)
+    observation, shared, final_observation, final_shared, _, _, _, _, over, crashed, off_road, rank, gap = out
+    observe(cars, k, tables, observation, shared)
     for column in range(shared.shape[1]):
         final_shared[k, column] = shared[k, column]
-        for index in range(2):
+    for index in range(2):
+        for column in range(observation.shape[2]):
             final_observation[k, index, column] = observation[k, index, column]
     over[k] = cars[2 * k, LIVE] == 0.0 and cars[2 * k + 1, LIVE] == 0.0
     gap[k] = gap_of(cars, 2 * k)
     for index in range(2):
         crashed[k, index] = cars[2 * k + index, CRASHED] != 0.0
+        off_road[k, index] = cars[2 * k + index, OFF_ROAD] != 0.0
         rank[k, index] = int(cars[2 * k + index, RANK])
 
 
@@ -781,7 +981,7 @@ def reset_batch(cars: Array, keys: Array, mask: Array, tables: Array, out: Array
         if mask[k]:
             spawn(cars, k, keys, tables)
             clear(k, out)
-            report(cars, k, tables[6], out)
+            report(cars, k, tables, out)
 
 
 @compiled
@@ -789,7 +989,7 @@ def report_batch(cars: Array, tables: Array, out: Array) -> None:
     """Report every environment as it is."""
     for k in range(cars.shape[0] // 2):
         clear(k, out)
-        report(cars, k, tables[6], out)
+        report(cars, k, tables, out)
 
 
 @inlined
@@ -802,9 +1002,15 @@ def borrowed_tables(tables: Array) -> Array:
 @inlined
 def borrowed_out(out: Array) -> Array:
     """Return the output arrays without their reference counts."""
-    a, b, c, d, e, f, g, h, i, j, k = out
+    a, b, c, d, e, f, g, h, i, j, k, m, n = out
     first = borrowed(a), borrowed(b), borrowed(c), borrowed(d), borrowed(e), borrowed(f), borrowed(g)
-    return (*first, borrowed(h), borrowed(i), borrowed(j), borrowed(k))
+    return (*first, borrowed(h), borrowed(i), borrowed(j), borrowed(k), borrowed(m), borrowed(n))
+
+
+@compiled
+def is_playable(action: float, rules: Array) -> bool:
+    """Whether an action is one of the meta-actions, or a number in [-1, 1]."""
+    return -1.0 <= action <= 1.0 if is_pushed(rules) else 0.0 <= action < ACTIONS
 
 
 @compiled
@@ -812,29 +1018,34 @@ def step_batch(cars: Array, keys: Array, actions: Array, stride: Array, tables: 
     """Take one decision in every running environment.
 
     Args:
-        actions: (E, 2) int64; those of done agents are ignored.
+        actions: (E, 2) float64, meta-actions or numbers in [-1, 1]; those of done agents are ignored.
         stride: uint64; a finished environment goes on that many episodes further on; 0 leaves it finished.
 
     Returns:
         -1, or the row of a bad action; then nothing has moved.
     """
-    for c in range(cars.shape[0]):
-        if cars[c, LIVE] != 0.0 and not 0 <= actions[c // 2, c % 2] < ACTIONS:
-            return c
     cars, keys, actions = borrowed(cars), borrowed(keys), borrowed(actions)
     tables, out = borrowed_tables(tables), borrowed_out(out)
     _, _, _, lanes, _, _, rules = tables
-    observation, shared, _, _, reward, cost, terminated, over, _, _, _ = out
+    for c in range(cars.shape[0]):
+        if cars[c, LIVE] != 0.0 and not is_playable(actions[c // 2, c % 2], rules):
+            return c
+    observation, shared, _, _, _, _, _, _, over, _, _, _, _ = out
     for k in range(cars.shape[0] // 2):
         c = 2 * k
         clear(k, out)
         if cars[c, LIVE] != 0.0 or cars[c + 1, LIVE] != 0.0:
             too_close = simulate(cars, c, actions, tables)
-            rank_arrivals(cars, c, lanes, rules)
-            judge(cars, k, too_close, rules, reward, cost, terminated)
-        report(cars, k, rules, out)
+            cars[c, DECISION] += 1.0
+            cars[c + 1, DECISION] += 1.0
+            note_departures(cars, c, lanes, rules)
+            if rules[OFFICIAL] != 0.0:
+                judge_official(cars, k, actions, tables, out)
+            else:
+                judge(cars, k, actions, too_close, tables, out)
+        report(cars, k, tables, out)
         if stride != ZERO and over[k]:
             keys[k, 2] = keys[k, 2] + stride
             spawn(cars, k, keys, tables)
-            observe(cars, k, rules, observation, shared)
+            observe(cars, k, tables, observation, shared)
     return -1

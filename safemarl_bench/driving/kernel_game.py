@@ -9,7 +9,7 @@ import numpy as np
 
 from safemarl_bench.driving import kernel
 from safemarl_bench.driving.core import BatchedDriving
-from safemarl_bench.driving.game import DrivingGame
+from safemarl_bench.driving.game import DrivingGame, unbounded
 from safemarl_bench.driving.scenario import TwoVehicles
 from safemarl_bench.registry import SuiteSpec
 
@@ -22,6 +22,9 @@ class KernelGame(DrivingGame):
         super().__init__(spec, scene)
         self.core = BatchedDriving(spec, 1, scene=scene)
         self._shown = self.core.reset()
+        width = self._shown.obs.shape[2]
+        self.state_space = unbounded(self._shown.state.shape[1])
+        self.observation_spaces = dict.fromkeys(self.possible_agents, unbounded(width))
 
     def _start(self, stream: str, seed: int, episode: int) -> None:
         self._shown = self.core.reset(stream=stream, seeds=seed, episodes=episode)
@@ -30,18 +33,18 @@ class KernelGame(DrivingGame):
         self, actions: Mapping[str, Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """Take one decision; as `DrivingGame.step`."""
-        live, played = self.agents, self._check_actions(actions)
-        neutral = self.spec.neutral_actions
-        joint = np.array([[played.get(agent, neutral[agent]) for agent in self.possible_agents]], np.int64)
-        shown = self._shown = self.core.step(joint)
+        live, played = self.agents, {**self._neutral, **self._check_actions(actions)}
+        joint = np.array([played[agent] for agent in self.possible_agents])
+        shown = self._shown = self.core.step(joint.reshape(1, 2))
         numbers = {agent: self.possible_agents.index(agent) for agent in live}
         rewards = {agent: float(shown.reward[0, number]) for agent, number in numbers.items()}
         costs = {agent: float(shown.cost[0, number, 0]) for agent, number in numbers.items()}
         terminations = {agent: bool(shown.terminated[0, number]) for agent, number in numbers.items()}
-        self.agents = [agent for agent in live if not terminations[agent]]
+        cut = bool(shown.truncated[0])
+        truncations = {agent: cut and not terminations[agent] for agent in live}
+        self.agents = [agent for agent in live if not (terminations[agent] or truncations[agent])]
         if self.render_mode == "human":
             self.render()
-        truncations = dict.fromkeys(live, False)
         return self._observations(live), rewards, terminations, truncations, self._infos(live, costs)
 
     def state(self) -> np.ndarray:
@@ -59,7 +62,7 @@ class KernelGame(DrivingGame):
             infos[agent] = {
                 "cost": np.array([costs[agent]], np.float64),
                 "crashed": bool(shown.crashed[0, number]),
-                "off_road": False,
+                "off_road": bool(shown.off_road[0, number]),
                 "arrived": bool(shown.arrival_rank[0, number]),
                 "arrival_rank": int(shown.arrival_rank[0, number]),
                 "gap": float(shown.gap[0]),

@@ -267,7 +267,8 @@ class Racetrack(TwoVehicles, RacetrackEnv):  # type: ignore[misc]
         if self.off_road(vehicle):
             return 0.0
         _, lateral = vehicle.lane.local_coordinates(vehicle.position)
-        return float(1.0 / (1.0 + CENTERING * lateral**2) - STEERING_PENALTY * abs(float(action[0])) + 1.0) / 2.0
+        centered, steered = 1.0 / (1.0 + CENTERING * (lateral * lateral)), abs(float(action[0]))
+        return float(centered - STEERING_PENALTY * steered + 1.0) / 2.0
 
 
 def _from_centre(vehicle: Any) -> float:

@@ -9,14 +9,20 @@ from typing import Any
 import numpy as np
 from highway_env.road.lane import CircularLane, SineLane, StraightLane
 from highway_env.road.road import LaneIndex, RoadNetwork
+from highway_env.vehicle.kinematics import Vehicle
 
 from safemarl_bench.driving import kernel
-from safemarl_bench.driving.scenario import Merge, Roundabout, TwoVehicles
+from safemarl_bench.driving.scenario import Intersection, Merge, Racetrack, Roundabout, TwoVehicles
 from safemarl_bench.driving.settings import SIMULATION_HZ
 from safemarl_bench.errors import RegistryError
 from safemarl_bench.registry import SuiteSpec
 
-SCENARIO_CODES = {Merge: kernel.MERGE, Roundabout: kernel.ROUNDABOUT}
+SCENARIO_CODES = {
+    Merge: kernel.MERGE,
+    Roundabout: kernel.ROUNDABOUT,
+    Intersection: kernel.INTERSECTION,
+    Racetrack: kernel.RACETRACK,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +74,7 @@ def read_tables(spec: SuiteSpec, scene: TwoVehicles) -> Tables:
         lanes=np.array([lane_row(network.get_lane(index), roads.index(index[:2]), index[2]) for index in indices]),
         roads=_road_table(network, roads, indices),
         routes=_route_table(network, roads, indices, scene.DESTINATION),
-        rules=_rule_row(scene, roads, spec.horizon),
+        rules=_rule_row(spec, scene, roads),
     )
 
 
@@ -144,6 +150,8 @@ def _spawn_table(scene: TwoVehicles, roles: tuple[str, ...], indices: tuple[Lane
                 settings.spawn_speed[agent],
                 settings.noise_position,
                 settings.noise_speed,
+                settings.noise_heading,
+                settings.noise_lateral,
             ]
             for agent, lane in zip(roles, scene.LANES, strict=True)
         ],
@@ -151,11 +159,16 @@ def _spawn_table(scene: TwoVehicles, roles: tuple[str, ...], indices: tuple[Lane
     )
 
 
-def _rule_row(scene: TwoVehicles, roads: list[Any], horizon: int) -> np.ndarray:
+def _rule_row(spec: SuiteSpec, scene: TwoVehicles, roads: list[Any]) -> np.ndarray:
     settings, row = scene.settings, np.zeros(kernel.RULES_WIDTH, np.float64)
-    row[kernel.SCENARIO], row[kernel.HORIZON] = SCENARIO_CODES[type(scene)], horizon
+    row[kernel.SCENARIO], row[kernel.HORIZON] = SCENARIO_CODES[type(scene)], spec.horizon
     row[[kernel.GAP, kernel.ZONE, kernel.FINISH]] = settings.gap, settings.zone, settings.finish
     row[[kernel.BAND_LOW, kernel.BAND_HIGH]] = settings.speed_band
     row[kernel.FRAMES], row[kernel.FRAME_SECONDS] = SIMULATION_HZ // settings.policy_frequency, 1 / SIMULATION_HZ
     row[kernel.EXIT_ROAD] = roads.index(scene.EXIT_ROAD) if isinstance(scene, Roundabout) else -1
+    row[[kernel.FIRST_REWARD, kernel.SECOND_REWARD]] = settings.arrival_rewards
+    row[kernel.CLIPS] = settings.speed_range is not None
+    row[[kernel.SLOWEST, kernel.FASTEST]] = settings.speed_range or (Vehicle.MIN_SPEED, Vehicle.MAX_SPEED)
+    row[kernel.OFFICIAL] = spec.env.get("profile") == "official"
+    row[kernel.FRENET], row[kernel.NORMAL] = settings.observation == "frenet", settings.noise == "normal"
     return row

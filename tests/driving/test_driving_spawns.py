@@ -42,7 +42,11 @@ def scenario(suite: str) -> str:
 def unit_noise(suite: str, stream: str, seed: int, episode: int, index: int) -> np.ndarray:
     """Return the four documented draws of an agent: position, speed, heading, lateral."""
     rng = generator(stream, seed, episode, index)
-    return rng.standard_normal(4) if suite == "intersection-official" else rng.uniform(-1.0, 1.0, size=4)
+    if suite != "intersection-official":
+        return rng.uniform(-1.0, 1.0, size=4)
+    draws = rng.random(4)
+    polar = np.sqrt(-2 * np.log1p(-draws[::2])) * np.exp(2j * np.pi * draws[1::2])  # Box and Muller
+    return np.stack([polar.real, polar.imag], axis=1).ravel()
 
 
 def state_of(game: Any, **reset: Any) -> list[float]:
