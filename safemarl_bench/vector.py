@@ -100,12 +100,12 @@ class VectorGame(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Raises:
             SafeMARLBenchError: E is out of range. RegistryError: a render mode other than "rgb_array".
         """
+        self._game: Any = game
         self.render_mode = game.render_mode
         if self.render_mode not in (None, "rgb_array"):
             raise RegistryError(
                 f"make_vec only draws images: render_mode must be 'rgb_array', not {self.render_mode!r}"
             )
-        self._game: Any = game
         self._core = self._game.simulator(num_envs)
         self.num_envs = num_envs
         self.metadata = {**game.metadata, "render_modes": ["rgb_array"], "autoreset_mode": autoreset_mode}
