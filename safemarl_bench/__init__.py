@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         register_suite,
     )
     from safemarl_bench.runner import load_agent, run
+    from safemarl_bench.vector import make_vec
 
 # Resolved on first use: the pytest plugin is imported in every pytest session, and must cost nothing there.
 _HOMES = {
@@ -41,6 +42,7 @@ _HOMES = {
     "load_agent": "runner",
     "load_records": "record",
     "make": "registry",
+    "make_vec": "vector",
     "register_agent": "registry",
     "register_suite": "registry",
     "run": "runner",
@@ -64,6 +66,7 @@ __all__ = [
     "load_agent",
     "load_records",
     "make",
+    "make_vec",
     "register_agent",
     "register_suite",
     "run",

@@ -13,8 +13,8 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_readme_shows_the_library_and_an_agent():
-    assert len(PYTHON_BLOCKS) == 2
+def test_the_readme_shows_the_library_a_batch_and_an_agent():
+    assert len(PYTHON_BLOCKS) == 3
 
 
 def test_the_library_example_runs_and_prints_what_it_says(tmp_path, monkeypatch, capsys):
@@ -25,9 +25,17 @@ def test_the_library_example_runs_and_prints_what_it_says(tmp_path, monkeypatch,
     assert list(tmp_path.glob("smb-results/runs/merge@1/csq/seed0-*.json"))
 
 
+def test_the_batch_example_runs_and_prints_what_it_says(capsys):
+    names = {}
+    exec(compile(PYTHON_BLOCKS[1], "README.md", "exec"), names)
+    (promised,) = re.findall(r"print\(observations.*?# (.*)", PYTHON_BLOCKS[1])
+    assert capsys.readouterr().out.splitlines() == [promised]
+    assert names["cost"] > 0.0
+
+
 def test_the_example_agent_keeps_the_contract(tmp_path, monkeypatch):
     (tmp_path / "readme_package").mkdir()
-    (tmp_path / "readme_package" / "agents.py").write_text(PYTHON_BLOCKS[1])
+    (tmp_path / "readme_package" / "agents.py").write_text(PYTHON_BLOCKS[2])
     monkeypatch.syspath_prepend(tmp_path)
     check_agent("readme_package.agents:FasterSlower", "merge")
     assert load_object("readme_package.agents:FasterSlower").deterministic
