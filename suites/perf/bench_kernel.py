@@ -1,99 +1,108 @@
-"""Speed of the driving kernel on one core, and its ratio to upstream highway-env in the same run.
+"""Speed of the driving kernel on one core against upstream highway-env in the same run; its memory and its start.
 
     pytest suites/perf/bench_kernel.py -n0 --benchmark-only
 
-A decision is one joint action of one environment. The denominator is highway-env as it is: two vehicles, upstream's
-road network, stepping and pandas observation of both. The kernel is measured on the core, random actions, finished
-episodes restarted in the same call; actions are drawn beforehand.
+A decision is one joint action of one environment. The denominator is highway-env as it is: upstream's road network,
+stepping and pandas observation of two cars, without reward; resets are not counted. The kernel is measured on the
+core, finished episodes restarted in the same call, actions drawn beforehand. Each round of the kernel follows one of
+upstream, and the ratio is the median of the rounds' ratios, so that a busy machine slows both sides of it.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-import time
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from highway_env.envs.merge_env import MergeEnv
-from highway_env.envs.roundabout_env import RoundaboutEnv
+from safemarl_bench.suites.perf.driving import ROUNDS, SUITES, WARMUP_ROUNDS, Upstream, kernel_rounds
 
+from safemarl_bench.driving import kernel
 from safemarl_bench.driving.core import BatchedDriving
-from safemarl_bench.driving.scenario import Merge, Roundabout
 from safemarl_bench.registry import get_suite
 
-UPSTREAM = {"merge": (MergeEnv, Merge), "roundabout": (RoundaboutEnv, Roundabout)}
+pytestmark = pytest.mark.skipif(
+    not kernel.COMPILED, reason="the kernel is not compiled here; the extra `kernel` brings numba"
+)
 BATCHES = (1, 16, 256, 4096)
-FEATURES = ["x", "y", "vx", "vy"]
-DECISIONS = 200
+UPSTREAM_DECISIONS = 24
+"""Of upstream in each round."""
+LEAST_CALLS = 17
+"""Of the kernel in each round: with all rounds, a whole episode of the racetrack."""
+
+upstream_of = functools.cache(Upstream)
 
 
-def upstream(suite: str) -> Any:
-    """Return upstream's environment with the suite's two vehicles and upstream's own observation of them."""
-    environment, ours = UPSTREAM[suite]
-    spec = get_suite(suite)
-
-    class TwoCars(environment):  # type: ignore[misc, valid-type]
-        def _make_vehicles(self) -> None:
-            self.controlled_vehicles = []
-            for agent, lane_index in zip(spec.roles, ours.LANES, strict=True):
-                lane = self.road.network.get_lane(lane_index)
-                along, speed = spec.env["spawn_position"][agent], spec.env["spawn_speed"][agent]
-                heading = lane.heading_at(along)
-                car = self.action_type.vehicle_class(self.road, lane.position(along, 0), heading=heading, speed=speed)
-                if ours.DESTINATION is not None:
-                    car.plan_route_to(ours.DESTINATION)
-                self.road.vehicles.append(car)
-                self.controlled_vehicles.append(car)
-
-        def _reward(self, action: Any) -> float:
-            return 0.0
-
-        def _info(self, obs: Any, action: Any = None) -> dict[str, Any]:
-            return {}
-
-    single = {"type": "Kinematics", "vehicles_count": 2, "features": FEATURES, "absolute": True, "normalize": False}
-    actions = {"type": "DiscreteMetaAction", "target_speeds": list(spec.env["target_speeds"])}
-    config = {
-        "simulation_frequency": 15,
-        "policy_frequency": 1,
-        "observation": {"type": "MultiAgentObservation", "observation_config": {**single, "include_obstacles": False}},
-        "action": {"type": "MultiAgentAction", "action_config": actions},
-    }
-    return TwoCars(config=config)
-
-
-@functools.cache
-def upstream_rate(suite: str) -> float:
-    """Return upstream's decisions per second, episodes of 12 decisions with random actions, resets not counted."""
-    game, rng = upstream(suite), np.random.default_rng(0)
-    spent = 0.0
-    for _ in range(DECISIONS // 12):
-        game.reset()
-        joint = [tuple(map(int, pair)) for pair in rng.integers(5, size=(12, 2))]
-        start = time.perf_counter()
-        for pair in joint:
-            game.step(pair)
-        spent += time.perf_counter() - start
-    return DECISIONS // 12 * 12 / spent
-
-
-@pytest.mark.parametrize("suite", sorted(UPSTREAM))
+@pytest.mark.benchmark(group="kernel")
 @pytest.mark.parametrize("num_envs", BATCHES)
+@pytest.mark.parametrize("suite", SUITES)
 def test_decisions_per_second(benchmark: Any, suite: str, num_envs: int) -> None:
-    core = BatchedDriving(get_suite(suite), num_envs, episode_stride=num_envs)
-    actions = itertools.cycle(list(np.random.default_rng(0).integers(5, size=(64, num_envs, 2))))
-    calls = max(4096 // num_envs, 1)
-
-    def drive() -> None:
-        for _ in range(calls):
-            core.step(next(actions))
-
-    benchmark.pedantic(drive, rounds=20, warmup_rounds=2)
+    calls = max(4096 // num_envs, LEAST_CALLS)
+    _, drive = kernel_rounds(suite, num_envs, calls)
+    rates: list[float] = []
+    benchmark.pedantic(
+        drive,
+        setup=lambda: rates.append(upstream_of(suite).rate(UPSTREAM_DECISIONS)),
+        rounds=ROUNDS,
+        warmup_rounds=WARMUP_ROUNDS,
+    )
     if benchmark.stats:
-        rate = calls * num_envs / benchmark.stats.stats.median
-        benchmark.extra_info.update(suite=suite, num_envs=num_envs, decisions_per_second=round(rate))
+        ours, upstreams = calls * num_envs / np.array(benchmark.stats.stats.data), np.array(rates[-ROUNDS:])
         benchmark.extra_info.update(
-            upstream_decisions_per_second=round(upstream_rate(suite)), ratio=round(rate / upstream_rate(suite))
+            suite=suite,
+            num_envs=num_envs,
+            decisions_per_second=float(np.median(ours)),
+            upstream_decisions_per_second=float(np.median(upstreams)),
+            ratio=float(np.median(ours / upstreams)),
         )
+
+
+@pytest.mark.benchmark(group="memory")
+@pytest.mark.parametrize("suite", SUITES)
+def test_memory_per_environment(benchmark: Any, suite: str) -> None:
+    core = benchmark.pedantic(BatchedDriving, (get_suite(suite), BATCHES[-1]), rounds=3, warmup_rounds=1)
+    benchmark.extra_info.update(suite=suite, bytes_per_environment=core.nbytes / core.num_envs)
+
+
+FIRST_CALL = """
+import sys, time
+begin = time.perf_counter()
+import numpy
+from safemarl_bench.driving.core import BatchedDriving
+from safemarl_bench.registry import get_suite
+spec = get_suite(sys.argv[1])
+start = time.perf_counter()
+core = BatchedDriving(spec, 1)
+core.step(numpy.zeros((1, 2), numpy.int64 if spec.action_kind == "discrete" else numpy.float32))
+print(start - begin, time.perf_counter() - start)
+"""
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the compiled kernels of this module's processes lie, suite by suite."""
+    return tmp_path_factory.mktemp("numba")
+
+
+@pytest.mark.benchmark(group="start")
+@pytest.mark.parametrize("cache", ["cold", "warm"])
+@pytest.mark.parametrize("suite", [suite for suite in SUITES if suite in ("merge", "racetrack")])
+def test_first_call_of_a_process(benchmark: Any, caches: Path, suite: str, cache: str) -> None:
+    """One suite with discrete and one with continuous actions: what is compiled depends on nothing else."""
+    seconds: list[list[float]] = []
+
+    def first_call() -> None:
+        command, environment = [sys.executable, "-c", FIRST_CALL, suite], os.environ | {"NUMBA_CACHE_DIR": str(folder)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        seconds.append([float(number) for number in done.stdout.split()])
+
+    folder = caches / suite
+    warm = cache == "warm"
+    assert warm or not folder.exists()
+    benchmark.pedantic(first_call, rounds=3 if warm else 1, warmup_rounds=int(warm and not folder.exists()))
+    imports, first = np.median(seconds[-3:] if warm else seconds, axis=0).tolist()
+    benchmark.extra_info.update(suite=suite, cache=cache, import_seconds=imports, first_call_seconds=first)

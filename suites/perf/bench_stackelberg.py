@@ -1,7 +1,7 @@
 """Time per state of every backend of the equilibrium core, one thread, float32.
 
     pytest suites/perf/bench_stackelberg.py -n0 --benchmark-json=stackelberg.json
-    python -m safemarl_bench.suites.perf.report stackelberg.json results/perf/stackelberg.md
+    python -m safemarl_bench.suites.perf.report stackelberg.json results/perf
 
 The file is collected only when it is named. Cases go size by size and cvxpy, the control, goes first at each size, so
 that every ratio compares neighbours of one process. Each round takes another of 16 data sets: a loop over few tables

@@ -1,0 +1,110 @@
+"""The JSON of the benchmarks becomes pages."""
+
+import json
+
+import pytest
+from safemarl_bench.suites.perf import report
+
+from safemarl_bench.errors import RecordError
+
+MACHINE = {"cpu": {"brand_raw": "Some CPU"}, "python_version": "3.11.0"}
+
+
+def timing(backend, batch, size, us, ratio):
+    info = {"backend": backend, "batch": batch, "size": size, "us_per_state": us, "cvxpy_ratio": ratio}
+    return {"extra_info": info}
+
+
+def kernel_rate(suite, num_envs, rate, upstream, ratio):
+    info = {"suite": suite, "num_envs": num_envs, "decisions_per_second": rate, "ratio": ratio}
+    return {"group": "kernel", "extra_info": {**info, "upstream_decisions_per_second": upstream}}
+
+
+def beside_envpool(num_envs):
+    info = {"suite": "merge", "task": "Merge-v0", "num_envs": num_envs}
+    info |= {"agents": 2, "cars": 1.9, "frames_per_decision": 15, "observation": "9"}
+    info |= {"envpool_agents": 1, "envpool_cars": 5.0, "envpool_frames_per_decision": 15, "envpool_observation": "5x5"}
+    info |= {"decisions_per_second": 2e5, "envpool_decisions_per_second": 1e4, "decisions_ratio": 20.04}
+    info |= {"vehicle_frames_per_second": 6e6, "envpool_vehicle_frames_per_second": 7.5e5, "vehicle_frames_ratio": 8.0}
+    return {"group": "envpool", "extra_info": info}
+
+
+KERNEL = [
+    kernel_rate("merge", 1, 150_000.4, 300.0, 501.2),
+    kernel_rate("merge", 4096, 270_000.0, 320.0, 850.0),
+    kernel_rate("racetrack", 1, 500_000.0, 600.0, 820.0),
+    {"group": "memory", "extra_info": {"suite": "merge", "bytes_per_environment": 606.0}},
+    {
+        "group": "start",
+        "extra_info": {"suite": "merge", "cache": "cold", "first_call_seconds": 11.234, "import_seconds": 1.5},
+    },
+]
+
+
+def pages(tmp_path, benchmarks):
+    """Return page -> its lines, as the command writes them."""
+    source, folder = tmp_path / "timings.json", tmp_path / "results" / "perf"
+    source.write_text(json.dumps({"benchmarks": benchmarks, "machine_info": MACHINE}))
+    report.main([str(source), str(folder)])
+    return {path.name: path.read_text().splitlines() for path in folder.iterdir()}
+
+
+def test_the_page_of_the_equilibrium_core_shows_time_and_ratio_of_every_case(tmp_path):
+    timings = [timing("torch", 64, 5, 2.0, 2500.0), timing("cvxpy", 1, 5, 5000.0, 1.0), timing("cvxpy", 1, 9, 6e3, 1.0)]
+    written = pages(tmp_path, timings)
+    assert set(written) == {"stackelberg.md"}
+    lines = written["stackelberg.md"]
+    assert "| cvxpy | 1 | 5,000.00 | 6,000.00 |" in lines
+    assert "| torch | 64 | 2.00 |  |" in lines
+    assert "| torch | 64 | 2,500.0 |  |" in lines
+    assert any("Some CPU" in line for line in lines)
+
+
+def test_the_page_of_the_kernel_shows_rates_with_their_ratios_memory_and_start(tmp_path):
+    (lines,) = pages(tmp_path, KERNEL).values()
+    assert "| suite | highway-env | E = 1 | E = 4096 |" in lines
+    assert "| merge | 310 | 150,000 (501x) | 270,000 (850x) |" in lines
+    assert "| racetrack | 600 | 500,000 (820x) |  |" in lines
+    assert "| merge | 606 |" in lines
+    assert "| merge | cold | 11.23 | 1.50 |" in lines
+    assert any("Some CPU" in line for line in lines)
+
+
+def test_the_page_of_the_kernel_says_what_differs_from_envpool(tmp_path):
+    (lines,) = pages(tmp_path, [*KERNEL, beside_envpool(1), beside_envpool(16)]).values()
+    assert lines.count("| Merge-v0 | merge | 1 / 2 | 5.0 / 1.9 | 15 / 15 | 5x5 / 9 |") == 1
+    for num_envs in (1, 16):
+        assert f"| Merge-v0 | {num_envs} | 10,000 | 200,000 | 20.0 | 750,000 | 6,000,000 | 8.0 |" in lines
+    text = " ".join(lines)
+    assert all(word in text for word in ("traffic", "no costs", "one controlled car", "own observation and frequency"))
+
+
+def test_the_page_of_the_kernel_says_when_envpool_was_not_there(tmp_path):
+    (lines,) = pages(tmp_path, KERNEL).values()
+    assert "Not measured: EnvPool was not installed; the extra `compare` brings it." in lines
+
+
+def test_the_page_of_the_learners_shows_updates_and_actions(tmp_path):
+    update = {"updates_per_second": 1365, "ratio_to_matrix_floor": 2.5}
+    learning = [{"params": {"name": "csq"}, "extra_info": update, "stats": {"median": 7e-4}}]
+    for explore, seconds in ((False, 1e-4), (True, 2e-4)):
+        params = {"name": "csq", "explore": explore}
+        learning.append({"params": params, "extra_info": {}, "stats": {"median": seconds}})
+    written = pages(tmp_path, [*learning, *KERNEL])
+    assert set(written) == {"learning.md", "kernel.md"}
+    assert "| csq | 1,365 | 2.50 | 100 | 200 |" in written["learning.md"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"benchmarks": [], "machine_info": {"cpu": {}}}'])
+def test_a_file_that_is_not_of_pytest_benchmark_is_refused(tmp_path, content):
+    source = tmp_path / "timings.json"
+    source.write_text(content)
+    with pytest.raises(RecordError, match=r"timings\.json"):
+        report.main([str(source), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_without_timings_is_refused(tmp_path):
+    with pytest.raises(RecordError, match=r"timings\.json holds no timings"):
+        pages(tmp_path, [{"group": None, "params": None, "extra_info": {}}])
+    assert not (tmp_path / "results").exists()
