@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from safemarl_bench.suites.perf.driving import (
@@ -55,13 +56,20 @@ class Pool:
         self.agents: int = config["max_num_players"]
         self.frames_per_decision: int = config["simulation_frequency"] // config["policy_frequency"]
         self.observation = "x".join(map(str, self.envs.observation_space.shape))
+        self.actions_of_a_car = self._describe_actions()
         self.elapsed: list[np.ndarray] = []
         drawn = self._draw(POOL_STEPS // num_envs, num_envs * self.agents, task.startswith("Racetrack"))
         self.actions = [self._step_argument(actions, num_envs) for actions in drawn]
 
+    def _describe_actions(self) -> str:
+        space = self.envs.action_space
+        if isinstance(space, gymnasium.spaces.Discrete):
+            return f"{space.n} meta-actions"
+        return "1 number" if space.shape == (1,) else f"{space.shape[0]} numbers"
+
     def _draw(self, calls: int, agents: int, steers: bool) -> np.ndarray:
         space, rng = self.envs.action_space, np.random.default_rng(0)
-        if hasattr(space, "n"):
+        if isinstance(space, gymnasium.spaces.Discrete):
             return rng.integers(space.n, size=(calls, agents), dtype=np.int32)
         bound = STEERING_NOISE if steers else 1.0
         return rng.uniform(-bound, bound, size=(calls, agents, *space.shape)).astype(np.float32)
@@ -120,6 +128,8 @@ def test_beside_envpool(benchmark: Any, task: str, num_envs: int) -> None:
         envpool_cars=their_cars,
         frames_per_decision=frames,
         envpool_frames_per_decision=their_frames,
+        actions="5 meta-actions" if core.spec.action_kind == "discrete" else "1 number",
+        envpool_actions=pool.actions_of_a_car,
         observation=str(core.reset().obs.shape[-1]),
         envpool_observation=pool.observation,
         decisions_per_second=float(np.median(ours)),

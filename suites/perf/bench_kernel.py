@@ -69,40 +69,38 @@ def test_memory_per_environment(benchmark: Any, suite: str) -> None:
 
 
 FIRST_CALL = """
-import sys, time
+import time
 begin = time.perf_counter()
 import numpy
 from safemarl_bench.driving.core import BatchedDriving
 from safemarl_bench.registry import get_suite
-spec = get_suite(sys.argv[1])
 start = time.perf_counter()
-core = BatchedDriving(spec, 1)
-core.step(numpy.zeros((1, 2), numpy.int64 if spec.action_kind == "discrete" else numpy.float32))
+BatchedDriving(get_suite("merge"), 1).step(numpy.ones((1, 2), numpy.int64))
 print(start - begin, time.perf_counter() - start)
 """
 
 
 @pytest.fixture(scope="module")
-def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the compiled kernels of this module's processes lie, suite by suite."""
+def numba_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the compiled kernel of this module's processes lies; empty at first."""
     return tmp_path_factory.mktemp("numba")
 
 
 @pytest.mark.benchmark(group="start")
 @pytest.mark.parametrize("cache", ["cold", "warm"])
-@pytest.mark.parametrize("suite", [suite for suite in SUITES if suite in ("merge", "racetrack")])
-def test_first_call_of_a_process(benchmark: Any, caches: Path, suite: str, cache: str) -> None:
-    """One suite with discrete and one with continuous actions: what is compiled depends on nothing else."""
+def test_first_call_of_a_process(benchmark: Any, numba_cache: Path, cache: str) -> None:
+    """One suite tells: the kernel is compiled once for all."""
     seconds: list[list[float]] = []
 
     def first_call() -> None:
-        command, environment = [sys.executable, "-c", FIRST_CALL, suite], os.environ | {"NUMBA_CACHE_DIR": str(folder)}
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(numba_cache)}
+        command = [sys.executable, "-c", FIRST_CALL]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         seconds.append([float(number) for number in done.stdout.split()])
 
-    folder = caches / suite
+    filled = any(numba_cache.iterdir())
+    assert not (filled and cache == "cold")
     warm = cache == "warm"
-    assert warm or not folder.exists()
-    benchmark.pedantic(first_call, rounds=3 if warm else 1, warmup_rounds=int(warm and not folder.exists()))
-    imports, first = np.median(seconds[-3:] if warm else seconds, axis=0).tolist()
-    benchmark.extra_info.update(suite=suite, cache=cache, import_seconds=imports, first_call_seconds=first)
+    benchmark.pedantic(first_call, rounds=3 if warm else 1, warmup_rounds=int(warm and not filled))
+    imports, first = np.median(seconds[-3:], axis=0).tolist()
+    benchmark.extra_info.update(cache=cache, import_seconds=imports, first_call_seconds=first)
