@@ -6,7 +6,8 @@ so nothing here may be rearranged, fused or vectorised. All compiled functions l
 numba's cache does not notice edits in other modules.
 
 Arrays (columns are the constants below): ``state`` (E, 2, STATE_WIDTH) float64, integers and flags stored as
-floats; ``lanes`` (L, LANE_WIDTH) float64; ``roads`` (R, 4 + successors) int64; ``routes`` (L, steps, 2) int64;
+floats; ``lanes`` (L, LANE_WIDTH) float64; ``clear`` (L, cells) float64 m, how far away the other lanes
+are in each metre of a lane; ``roads`` (R, 4 + successors) int64; ``routes`` (L, steps, 2) int64;
 ``obstacles`` (O, 2) float64 m; ``spawns`` (2, SPAWN_WIDTH) float64; ``rules`` (RULES_WIDTH,) float64.
 Vehicles are rows ``c`` of ``cars``, the state as (2 E, STATE_WIDTH); lanes are rows ``lane`` of the table: rows are
 named by their number, because slices cost the compiled code reference counts. Built by `safemarl_bench.driving.tables`.
@@ -33,41 +34,22 @@ COMPILED = numba is not None and not numba.config.DISABLE_JIT
 
 F = TypeVar("F", bound=Callable[..., Any])
 Array = Any
+Polygon = tuple[tuple[float, float], ...]
+
+
+# Without reference counts ("_nrt"), which calls that pass arrays would spend half of their time on: the caller of an
+# entry point holds the arrays, and nothing here makes one.
+OPTIONS = {"cache": True, "error_model": "numpy", "_nrt": False}
 
 
 def compiled(function: F) -> F:
     """Compile a function, cached on disk; return it as it is where numba is not installed."""
-    return function if numba is None else cast(F, numba.njit(cache=True, error_model="numpy")(function))
+    return function if numba is None else cast(F, numba.njit(**OPTIONS)(function))
 
 
 def inlined(function: F) -> F:
     """Compile a function of the frame loop into its callers: calls that pass tables cost more than what they do."""
-    if numba is None:
-        return function
-    return cast(F, numba.njit(cache=True, error_model="numpy", forceinline=True)(function))
-
-
-def _make_borrowed() -> Callable[[Array], Array]:
-    """Return a function that strips an array of its reference count, or the identity in plain Python.
-
-    The caller of an entry point holds the arrays; without this, compiled code counts them in every call and spends
-    half of its time so.
-    """
-    if not COMPILED:
-        return lambda array: array
-
-    def borrow(typing_context: Any, array: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            view = context.make_array(signature.args[0])(context, builder, values[0])
-            view.meminfo = view.meminfo.type(None)
-            return view._getvalue()
-
-        return array(array), generate
-
-    return cast(Callable[[Array], Array], importlib.import_module("numba.extending").intrinsic(borrow))
-
-
-borrowed = _make_borrowed()
+    return function if numba is None else cast(F, numba.njit(**OPTIONS, forceinline=True)(function))
 
 
 # Columns of the state: one row per vehicle. Angles in rad, lanes as rows of the lane table.
@@ -77,8 +59,8 @@ STATE_WIDTH = 20
 
 # Columns of the lane table. Circular lanes: X0, Y0 are the centre, PHASE the start phase, SIGN +1 clockwise.
 KIND, X0, Y0, DIRECTION_X, DIRECTION_Y, LATERAL_X, LATERAL_Y, LANE_HEADING, LENGTH, WIDTH, FORBIDDEN = range(11)
-AMPLITUDE, PULSATION, PHASE, RADIUS, SIGN, ROAD, NUMBER = range(11, 18)
-LANE_WIDTH = 18
+AMPLITUDE, PULSATION, PHASE, RADIUS, SIGN, ROAD, NUMBER, STEEPNESS = range(11, 19)
+LANE_WIDTH = 19
 STRAIGHT, SINE, CIRCULAR = range(3)
 
 # Columns of the road table; the successors follow, padded with -1.
@@ -226,15 +208,19 @@ def lower_bound(lanes: Array, lane: int, x: float, y: float) -> float:
 
 
 @inlined
-def closest_lane(lanes: Array, x: float, y: float, heading: float, guess: int) -> int:
+def closest_lane(lanes: Array, clear: Array, x: float, y: float, heading: float, guess: int) -> int:
     """Return the first lane, in the network's order, at the smallest distance with heading.
 
     Circular lanes about one centre share their polar coordinates.
 
     Args:
+        clear: how far away the others are at least: `safemarl_bench.driving.tables.clearances`.
         guess: any lane; the closer it is, the fewer lanes are measured.
     """
-    best, shortest = guess, distance_with_heading(lanes, guess, x, y, heading)
+    along, lateral = local_coordinates(lanes, guess, x, y)
+    best, shortest = guess, sum_with_heading(lanes, guess, along, lateral, heading)
+    if 0.0 <= along < clear.shape[1] and shortest + lanes[guess, STEEPNESS] * abs(lateral) < clear[guess, int(along)]:
+        return guess
     x0, y0, away, angle, known = math.inf, math.inf, 0.0, 0.0, False
     for lane in range(lanes.shape[0]):
         if lane == guess:
@@ -418,7 +404,7 @@ def limit_action(cars: Array, c: int, rules: Array) -> None:
 
 
 @inlined
-def drive(cars: Array, c: int, lanes: Array, rules: Array) -> None:
+def drive(cars: Array, c: int, lanes: Array, clear: Array, rules: Array) -> None:
     """Move a vehicle for one frame: kinematic bicycle, pending impact, and the lane it is on."""
     limit_action(cars, c, rules)
     seconds = rules[FRAME_SECONDS]
@@ -437,7 +423,7 @@ def drive(cars: Array, c: int, lanes: Array, rules: Array) -> None:
     cars[c, X], cars[c, Y], cars[c, HEADING] = x, y, heading
     speed = speed + cars[c, ACCELERATION] * seconds
     cars[c, SPEED] = clip(speed, rules[SLOWEST], rules[FASTEST]) if rules[CLIPS] != 0.0 else speed
-    cars[c, LANE] = closest_lane(lanes, x, y, heading, int(cars[c, LANE]))
+    cars[c, LANE] = closest_lane(lanes, clear, x, y, heading, int(cars[c, LANE]))
 
 
 @inlined
@@ -448,25 +434,30 @@ def set_impact(cars: Array, c: int, pending: float, x: float, y: float) -> None:
     cars[c, IMPACT_Y] = y
 
 
-@compiled
-def corners(x: float, y: float, heading: float, length: float, width: float) -> Array:
-    """Return a rectangle's corners, (4, 2) m."""
-    points = np.empty((4, 2), np.float64)
-    c, s = math.cos(heading), math.sin(heading)
-    for index in range(4):
-        along = -length / 2 if index < 2 else length / 2
-        across = -width / 2 if index == 0 or index == 3 else width / 2
-        points[index, 0] = c * along + -s * across + x
-        points[index, 1] = s * along + c * across + y
-    return points
+@inlined
+def placed(x: float, y: float, cos: float, sin: float, along: float, across: float) -> tuple[float, float]:
+    """Return a point at an offset along and across a direction."""
+    return cos * along + -sin * across + x, sin * along + cos * across + y
 
 
 @compiled
-def project(polygon: Array, x: float, y: float) -> tuple[float, float]:
+def corners(x: float, y: float, heading: float, length: float, width: float) -> Polygon:
+    """Return a rectangle's corners, m."""
+    cos, sin = math.cos(heading), math.sin(heading)
+    return (
+        placed(x, y, cos, sin, -length / 2, -width / 2),
+        placed(x, y, cos, sin, -length / 2, width / 2),
+        placed(x, y, cos, sin, length / 2, width / 2),
+        placed(x, y, cos, sin, length / 2, -width / 2),
+    )
+
+
+@compiled
+def project(polygon: Polygon, x: float, y: float) -> tuple[float, float]:
     """Return the interval that a polygon covers on an axis."""
-    low = high = dot(polygon[0, 0], polygon[0, 1], x, y)
+    low = high = dot(polygon[0][0], polygon[0][1], x, y)
     for index in range(1, 4):
-        at = dot(polygon[index, 0], polygon[index, 1], x, y)
+        at = dot(polygon[index][0], polygon[index][1], x, y)
         low, high = min(low, at), max(high, at)
     return low, high
 
@@ -478,15 +469,15 @@ def interval_distance(low_a: float, high_a: float, low_b: float, high_b: float) 
 
 
 @compiled
-def mean_difference(a: Array, b: Array, axis: int) -> float:
+def mean_difference(a: Polygon, b: Polygon, axis: int) -> float:
     """Return the difference of two polygons' centres along one coordinate."""
-    mean_a = (a[0, axis] + a[1, axis] + a[2, axis] + a[3, axis]) / 4.0
-    mean_b = (b[0, axis] + b[1, axis] + b[2, axis] + b[3, axis]) / 4.0
+    mean_a = (a[0][axis] + a[1][axis] + a[2][axis] + a[3][axis]) / 4.0
+    mean_b = (b[0][axis] + b[1][axis] + b[2][axis] + b[3][axis]) / 4.0
     return mean_a - mean_b
 
 
 @compiled
-def intersect(a: Array, b: Array, move_x: float, move_y: float) -> tuple[bool, bool, float, float]:
+def intersect(a: Polygon, b: Polygon, move_x: float, move_y: float) -> tuple[bool, bool, float, float]:
     """Test two polygons by their separating axes.
 
     Args:
@@ -624,11 +615,11 @@ def is_off_road(cars: Array, c: int, lanes: Array) -> bool:
 
 
 @inlined
-def advance_frame(cars: Array, c: int, obstacles: Array, lanes: Array, rules: Array) -> None:
+def advance_frame(cars: Array, c: int, obstacles: Array, lanes: Array, clear: Array, rules: Array) -> None:
     """Move the vehicles on the road by one frame, then look for contacts."""
     for car in range(c, c + 2):
         if cars[car, PRESENT] != 0.0:
-            drive(cars, car, lanes, rules)
+            drive(cars, car, lanes, clear, rules)
     if cars[c, PRESENT] != 0.0 and cars[c + 1, PRESENT] != 0.0:
         collide(cars, c, c + 1, rules[FRAME_SECONDS])
     for car in range(c, c + 2):
@@ -645,7 +636,7 @@ def is_pushed(rules: Array) -> bool:
 @compiled
 def simulate(cars: Array, c: int, actions: Array, tables: Array) -> bool:
     """Drive one decision; return whether any frame had both vehicles in the zone closer than the gap."""
-    _, speeds, obstacles, lanes, roads, routes, rules = tables
+    _, speeds, obstacles, lanes, clear, roads, routes, rules = tables
     pushed = is_pushed(rules)
     for car in range(c, c + 2):
         if cars[car, PRESENT] == 0.0:
@@ -660,7 +651,7 @@ def simulate(cars: Array, c: int, actions: Array, tables: Array) -> bool:
         for car in range(c, c + 2):
             if not pushed and cars[car, PRESENT] != 0.0:
                 control(cars, car, lanes, roads, routes)
-        advance_frame(cars, c, obstacles, lanes, rules)
+        advance_frame(cars, c, obstacles, lanes, clear, rules)
         if rules[GAP] > 0.0 and not too_close and in_zone(cars, c, rules) and in_zone(cars, c + 1, rules):
             too_close = gap_of(cars, c) < rules[GAP]
     return too_close
@@ -726,7 +717,7 @@ def arrival_reward(rank: float, rules: Array) -> float:
 @compiled
 def judge(cars: Array, k: int, actions: Array, too_close: bool, tables: Array, out: Array) -> None:
     """Write each live agent's reward, cost and end of environment k's decision; who arrived leaves the scene."""
-    _, _, _, lanes, _, _, rules = tables
+    _, _, _, lanes, _, _, _, rules = tables
     _, _, _, _, reward, cost, terminated, truncated, _, _, _, _, _ = out
     rank_arrivals(cars, 2 * k, lanes, rules)
     decision = cars[2 * k, DECISION]
@@ -757,7 +748,7 @@ def is_done(cars: Array, c: int) -> bool:
 @compiled
 def judge_official(cars: Array, k: int, actions: Array, tables: Array, out: Array) -> None:
     """Write rewards and costs as the released code has them; both vehicles drive on until both are done."""
-    _, _, _, lanes, _, _, rules = tables
+    _, _, _, lanes, _, _, _, rules = tables
     _, _, _, _, reward, cost, terminated, _, _, _, _, _, _ = out
     first, racetrack = 2 * k, rules[SCENARIO] == RACETRACK
     ranks = (cars[first, RANK], cars[first + 1, RANK])
@@ -820,7 +811,7 @@ def observe_lane(cars: Array, c: int, seen: bool, lanes: Array, roads: Array, ro
 @compiled
 def observe(cars: Array, k: int, tables: Array, observation: Array, shared: Array) -> None:
     """Write environment k's two observations and its global state; the clock where there is a ninth column for it."""
-    _, _, _, lanes, roads, _, rules = tables
+    _, _, _, lanes, _, roads, _, rules = tables
     seen = gap_of(cars, 2 * k) <= SIGHT
     left = 1.0 - cars[2 * k, DECISION] / rules[HORIZON]
     for index in range(2):
@@ -915,7 +906,7 @@ def noise(key: Array, agent: int, normal: bool) -> tuple[float, float, float, fl
 @compiled
 def spawn(cars: Array, k: int, keys: Array, tables: Array) -> None:
     """Start environment k's episode: both vehicles on their lanes, with the noise of its key."""
-    spawns, speeds, _, lanes, _, routes, rules = tables
+    spawns, speeds, _, lanes, clear, _, routes, rules = tables
     for index in range(2):
         c = 2 * k + index
         position, speed, turned, lateral = noise(keys[k], index, rules[NORMAL] != 0.0)
@@ -927,7 +918,7 @@ def spawn(cars: Array, k: int, keys: Array, tables: Array) -> None:
         heading = heading_at(lanes, lane, along) + spawns[index, NOISE_HEADING] * turned
         cars[c, X], cars[c, Y], cars[c, HEADING] = x, y, heading
         cars[c, SPEED] = spawns[index, SPAWN_SPEED] + spawns[index, NOISE_SPEED] * speed
-        lane = closest_lane(lanes, x, y, heading, lane)
+        lane = closest_lane(lanes, clear, x, y, heading, lane)
         cars[c, LANE], cars[c, TARGET_LANE], cars[c, ROUTE] = lane, lane, -1.0
         cars[c, PRESENT], cars[c, LIVE] = 1.0, 1.0
         if is_pushed(rules):
@@ -939,7 +930,7 @@ def spawn(cars: Array, k: int, keys: Array, tables: Array) -> None:
 
 # ---------------------------------------------------------------------------------------- entry points
 # cars: (2 E, STATE_WIDTH). keys: (E, 3) uint64, stream, seed and episode.
-# tables: (spawns, speeds, obstacles, lanes, roads, routes, rules).
+# tables: (spawns, speeds, obstacles, lanes, clear, roads, routes, rules).
 # out: (observation (E, 2, n) and shared (E, m) float32, the same two of the decision's end, reward (E, 2) and cost
 # (E, 2, 1) float64, terminated (E, 2), truncated (E,) and over (E,) bool, crashed and off_road (E, 2) bool,
 # arrival_rank (E, 2) int64, gap (E,) float64).
@@ -992,21 +983,6 @@ def report_batch(cars: Array, tables: Array, out: Array) -> None:
         report(cars, k, tables, out)
 
 
-@inlined
-def borrowed_tables(tables: Array) -> Array:
-    """Return the tables without their reference counts."""
-    a, b, c, d, e, f, g = tables
-    return borrowed(a), borrowed(b), borrowed(c), borrowed(d), borrowed(e), borrowed(f), borrowed(g)
-
-
-@inlined
-def borrowed_out(out: Array) -> Array:
-    """Return the output arrays without their reference counts."""
-    a, b, c, d, e, f, g, h, i, j, k, m, n = out
-    first = borrowed(a), borrowed(b), borrowed(c), borrowed(d), borrowed(e), borrowed(f), borrowed(g)
-    return (*first, borrowed(h), borrowed(i), borrowed(j), borrowed(k), borrowed(m), borrowed(n))
-
-
 @compiled
 def is_playable(action: float, rules: Array) -> bool:
     """Whether an action is one of the meta-actions, or a number in [-1, 1]."""
@@ -1024,9 +1000,7 @@ def step_batch(cars: Array, keys: Array, actions: Array, stride: Array, tables: 
     Returns:
         -1, or the row of a bad action; then nothing has moved.
     """
-    cars, keys, actions = borrowed(cars), borrowed(keys), borrowed(actions)
-    tables, out = borrowed_tables(tables), borrowed_out(out)
-    _, _, _, lanes, _, _, rules = tables
+    _, _, _, lanes, _, _, _, rules = tables
     for c in range(cars.shape[0]):
         if cars[c, LIVE] != 0.0 and not is_playable(actions[c // 2, c % 2], rules):
             return c

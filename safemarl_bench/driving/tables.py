@@ -12,6 +12,7 @@ from highway_env.road.road import LaneIndex, RoadNetwork
 from highway_env.vehicle.kinematics import Vehicle
 
 from safemarl_bench.driving import kernel
+from safemarl_bench.driving.clearance import clearances
 from safemarl_bench.driving.scenario import Intersection, Merge, Racetrack, Roundabout, TwoVehicles
 from safemarl_bench.driving.settings import SIMULATION_HZ
 from safemarl_bench.errors import RegistryError
@@ -32,8 +33,8 @@ class Tables:
     Attributes:
         lane_indices: L upstream lane indices, in the network's order.
         spawns: (2, SPAWN_WIDTH). speeds: (n,) target speeds, m/s. obstacles: (O, 2) m.
-        lanes: (L, LANE_WIDTH). roads: (R, 4 + successors). routes: (L, steps, 2), road and lane number or -1.
-        rules: (RULES_WIDTH,).
+        lanes: (L, LANE_WIDTH). clear: (L, cells) m, see `clearances`. roads: (R, 4 + successors).
+        routes: (L, steps, 2), road and lane number or -1. rules: (RULES_WIDTH,).
     """
 
     lane_indices: tuple[LaneIndex, ...]
@@ -41,6 +42,7 @@ class Tables:
     speeds: np.ndarray
     obstacles: np.ndarray
     lanes: np.ndarray
+    clear: np.ndarray
     roads: np.ndarray
     routes: np.ndarray
     rules: np.ndarray
@@ -48,7 +50,8 @@ class Tables:
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
         """The arrays in the kernel's order."""
-        return self.spawns, self.speeds, self.obstacles, self.lanes, self.roads, self.routes, self.rules
+        given = (self.spawns, self.speeds, self.obstacles, self.lanes, self.clear)
+        return (*given, self.roads, self.routes, self.rules)
 
 
 def read_tables(spec: SuiteSpec, scene: TwoVehicles) -> Tables:
@@ -65,13 +68,16 @@ def read_tables(spec: SuiteSpec, scene: TwoVehicles) -> Tables:
     network = scene.road.network
     roads = [(start, end) for start, ends in network.graph.items() for end in ends]
     indices = tuple((*road, number) for road in roads for number in range(len(network.graph[road[0]][road[1]])))
+    lanes = np.array([lane_row(network.get_lane(index), roads.index(index[:2]), index[2]) for index in indices])
+    lanes[:, kernel.STEEPNESS], clear = clearances(lanes)
     obstacles = np.array([thing.position for thing in scene.road.objects], np.float64).reshape(-1, 2)
     return Tables(
         lane_indices=indices,
         spawns=_spawn_table(scene, spec.roles, indices),
         speeds=np.array(scene.settings.target_speeds, np.float64),
         obstacles=obstacles,
-        lanes=np.array([lane_row(network.get_lane(index), roads.index(index[:2]), index[2]) for index in indices]),
+        lanes=lanes,
+        clear=clear,
         roads=_road_table(network, roads, indices),
         routes=_route_table(network, roads, indices, scene.DESTINATION),
         rules=_rule_row(spec, scene, roads),

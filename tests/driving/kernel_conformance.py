@@ -21,6 +21,7 @@ from highway_env.envs.roundabout_env import RoundaboutEnv
 
 import safemarl_bench as smb
 from safemarl_bench.driving import kernel
+from safemarl_bench.driving.clearance import clearances
 from safemarl_bench.driving.core import STATE_COLUMNS, BatchedDriving, Step
 from safemarl_bench.driving.frenet import lane_numbers
 from safemarl_bench.driving.pin import require_pin
@@ -338,6 +339,7 @@ def lane_points(suite: str, first: int, points: int) -> dict[str, int]:
     lanes = list(network.lanes_dict().items())
     roads = list(dict.fromkeys(index[:2] for index, _ in lanes))
     rows = np.array([lane_row(lane, roads.index(index[:2]), index[2]) for index, lane in lanes])
+    rows[:, kernel.STEEPNESS], clear = clearances(rows)
     for _ in range(points):
         lane = lanes[rng.integers(len(lanes))][1]
         along, lateral = rng.uniform(-20.0, lane.length + 20.0), rng.normal(0.0, 4.0)
@@ -349,8 +351,11 @@ def lane_points(suite: str, first: int, points: int) -> dict[str, int]:
             mine = [*kernel.local_coordinates(rows, row, *point), kernel.heading_at(rows, row, along)]
             mine += [*kernel.position_at(rows, row, along, lateral), kernel.distance(rows, row, *point)]
             assert [*mine, kernel.distance_with_heading(rows, row, *point, heading)] == theirs
-        closest = lanes[kernel.closest_lane(rows, *point, heading, int(rng.integers(len(lanes))))][0]
-        assert closest == network.get_closest_lane_index(point, heading)
+        if rng.random() < 0.5:
+            heading = lane.heading_at(along) + rng.normal(0.0, 0.2)
+        closest = network.get_closest_lane_index(point, heading)
+        for guess in {int(rng.integers(len(lanes))), [index for index, _ in lanes].index(closest)}:
+            assert lanes[kernel.closest_lane(rows, clear, *point, heading, guess)][0] == closest
         found.add(closest)
     return {"points": points, "lanes found closest": len(found)}
 

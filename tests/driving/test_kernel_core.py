@@ -60,6 +60,22 @@ def test_normal_spawn_noise_has_the_moments_of_a_normal_distribution() -> None:
     np.testing.assert_allclose((draws**4).mean(0), 3.0, atol=0.25)
 
 
+@pytest.mark.parametrize("suite", ["merge", "roundabout", "intersection", "racetrack"])
+def test_no_other_lane_is_closer_than_the_clearance_says(suite: str) -> None:
+    tables, rng = build(suite, 1).tables, np.random.default_rng(3)
+    lanes, clear = tables.lanes, tables.clear
+    tight = 0
+    for _ in range(1000):
+        lane = int(rng.integers(len(lanes)))
+        metre, lateral = int(rng.integers(lanes[lane, kernel.LENGTH])), rng.normal(0.0, 1.0)
+        x, y = kernel.position_at(lanes, lane, metre + rng.random(), lateral)
+        others = [kernel.distance(lanes, other, x, y) for other in range(len(lanes)) if other != lane]
+        least = clear[lane, metre] - lanes[lane, kernel.STEEPNESS] * abs(lateral)
+        assert min(others) >= least
+        tight += min(others) - least < 1.0
+    assert tight >= 20  # it says something
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_each_environment_of_a_batch_equals_a_batch_of_one(suite: str) -> None:
     rng = np.random.default_rng(0)
