@@ -1,13 +1,14 @@
-"""The pin: NumPy's plain libm functions and unfused dot products, in which highway-env has one answer.
+"""The pin: NumPy's plain libm functions and unfused dot products, in which a simulator has one answer.
 
 NumPy chooses vectorised transcendental functions and OpenBLAS fused dot products by the processor, so
 highway-env differs in last bits between machines. The environment variables switch both off; NumPy reads
-them when it is first imported.
+them when it is first imported. ``python -m safemarl_bench.pin`` says whether they are in force.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -58,5 +59,9 @@ def require_pin() -> None:
     if faults:
         setting = " ".join(f'{key}="{value}"' for key, value in PIN.items())
         raise SafeMARLBenchError(
-            f"highway-env is not pinned in this process ({'; '.join(faults)}): start Python with {setting}"
+            f"NumPy is not pinned in this process ({'; '.join(faults)}): start Python with {setting}"
         )
+
+
+if __name__ == "__main__":
+    sys.exit("; ".join(pin_faults()) or 0)
