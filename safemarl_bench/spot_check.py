@@ -150,7 +150,7 @@ def spot_check(spec: SuiteSpec, traces: Sequence[Trace], *, stream: str, seed: i
 
 
 def _pairs(ours: Iterable[tuple[str, str, float]], theirs: Iterable[tuple[str, str, float]]) -> Iterator[Any]:
-    """Yield (kind, where, our value, their value); None where the other episode was shorter."""
+    """Yield (kind, where, our value, their value), None for what only the other one shows."""
     other = {(kind, where): value for kind, where, value in theirs}
     for kind, where, value in ours:
         yield kind, where, value, other.pop((kind, where), None)

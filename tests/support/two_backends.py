@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 from toy_suite.game import ToyGame
 
 EPISODE, DECISION = 3, 2
@@ -41,6 +42,9 @@ class TwoBackends(ToyGame):
         elif self.fault in ("terminated", "truncated"):
             (ended if self.fault == "terminated" else cut)["leader"] = True
             self.agents.remove("leader")
+        elif self.fault == "over":
+            ended.update(dict.fromkeys(ended, True))
+            self.agents.clear()
         elif self.fault == "reward":
             rewards["follower"] += 2e-6
         elif self.fault == "rounding":
@@ -49,3 +53,5 @@ class TwoBackends(ToyGame):
             infos["follower"]["cost"] += 0.001
         elif self.fault == "observation":
             seen["leader"] = seen["leader"] + 0.001
+        elif self.fault == "width":
+            seen["leader"] = np.append(seen["leader"], np.float32(7.0))
