@@ -60,6 +60,10 @@ def _add_run(commands: Any) -> None:
     sub.add_argument("--seed", type=int, default=0, help="training seed (default 0)")
     sub.add_argument("--budget", default="quick", help="smoke, quick (default) or full")
     sub.add_argument("--episodes", type=int, help="held-out evaluation episodes (default 100; 20 at budget smoke)")
+    text = "simulator to train on (`safemarl-bench list` shows each suite's); default: the suite's first, its fastest"
+    sub.add_argument("--backend", default="auto", metavar="NAME", help=text)
+    text = "simulator to evaluate on, likewise; 20 episodes are checked on the suite's last one, its reference"
+    sub.add_argument("--evaluation-backend", default="auto", metavar="NAME", help=text)
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config value; repeatable")
     _add_results(sub)
 
@@ -97,6 +101,8 @@ def _run(options: argparse.Namespace) -> int:
         budget=options.budget,
         episodes=options.episodes,
         config=parse_settings(options.set),
+        backend=options.backend,
+        evaluation_backend=options.evaluation_backend,
         results_dir=options.results_dir,
     )
     print(results_table([Path(options.results_dir) / record.relative_path]))

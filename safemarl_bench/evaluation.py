@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from safemarl_bench.contract import Agent
 from safemarl_bench.rng import generator
 from safemarl_bench.rollout import Infos, Rollout, calling
+from safemarl_bench.spot_check import Trace
 
 STREAM = "evaluation"
 EVALUATION_SEED = 0
@@ -52,13 +53,16 @@ class EpisodeTally:
         self.longest_cost_run = max(self.longest_cost_run, self._cost_run)
 
 
-def play_episode(rollout: Rollout, agent: Agent, name: str, episode: int) -> EpisodeTally:
+def play_episode(
+    rollout: Rollout, agent: Agent, name: str, episode: int, *, trace: Trace | None = None
+) -> EpisodeTally:
     """Play one held-out episode greedily.
 
     Args:
         rollout: the game.
         agent: the policy; name: what errors call it.
         episode: index into the held-out episodes, the same spawns for every agent and seed.
+        trace: takes in what is seen.
 
     Raises:
         ContractError: the agent or the game broke its contract.
@@ -68,6 +72,8 @@ def play_episode(rollout: Rollout, agent: Agent, name: str, episode: int) -> Epi
         with calling(name, f"start_episode (evaluation episode {episode})", 0):
             agent.start_episode(STREAM, EVALUATION_SEED, episode)
     tally = EpisodeTally(rollout)
+    if trace:
+        trace.see(observation)
     over = False
     while not over:
         rng = generator("policy", agent.context.seed, tally.length, episode)
@@ -75,27 +81,37 @@ def play_episode(rollout: Rollout, agent: Agent, name: str, episode: int) -> Epi
             actions = agent.act(observation, explore=False, rng=rng)
         transition, infos = rollout.step(actions, by=f"{name} (evaluation episode {episode})")
         tally.add(transition.rewards, transition.costs, infos)
+        if trace:
+            trace.add(transition, infos)
         observation = transition.next_observation
         over = bool(transition.episode_over[0])
     return tally
 
 
 def evaluate(
-    rollout: Rollout, agent: Agent, name: str, episodes: Iterable[int], *, after: Callable[[EpisodeTally], None]
+    rollout: Rollout,
+    agent: Agent,
+    name: str,
+    episodes: Iterable[int],
+    *,
+    after: Callable[[EpisodeTally], None],
+    traces: Sequence[Trace] = (),
 ) -> dict[str, Any]:
-    """Play held-out episodes and return the ``eval`` section of a run record.
+    """Play held-out episodes and return the ``eval`` section of a run record, but for its spot check.
 
     Args:
         rollout: the game; agent: the policy; name: what errors call it.
         episodes: indices of the held-out episodes.
         after: called with every finished episode (progress).
+        traces: of the episodes that they name they take in what is seen.
 
     Returns:
         lists over episodes: returns, costs, crashed, off_road, arrival_rank by agent; length, longest_cost_run.
     """
     tallies = []
+    traced = {trace.episode: trace for trace in traces}
     for episode in episodes:
-        tallies.append(play_episode(rollout, agent, name, episode))
+        tallies.append(play_episode(rollout, agent, name, episode, trace=traced.get(episode)))
         after(tallies[-1])
     roles = rollout.spec.roles
     return {

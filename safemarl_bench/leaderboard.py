@@ -17,6 +17,7 @@ from safemarl_bench.board import Board, Entry, Row, ranked, reward_order, safety
 from safemarl_bench.comparison import Key, Runs, at_budget, one_per_seed, split_variants
 from safemarl_bench.errors import RecordError
 from safemarl_bench.record import RunRecord, load_records
+from safemarl_bench.record_content import spot_check_problem
 from safemarl_bench.registry import SuiteSpec, get_suite, suite_names
 from safemarl_bench.score import RANDOM, REFERENCES, Reference, SuiteScore, reference_of, score_suite
 
@@ -89,7 +90,8 @@ def build_leaderboard(records: Iterable[RunRecord], *, suites: Iterable[SuiteSpe
     unique = list({record.digest: record for record in ordered}.values())
     runs, variants = split_variants(unique)
     used = {key: one_per_seed(group) for key, group in runs.items()}
-    references = {key[:4]: _reference(used, key[:3], key[3]) for key in used}
+    proven = {key: group for key, group in used.items() if not _unproven(key[0], group, specs)}
+    references = {key[:4]: _reference(proven, key[:3], key[3]) for key in used}
     entries = [_entry(key, group, references[key[:4]], specs) for key, group in sorted(used.items())]
     fresh = {(entry.suite, entry.suite_version, entry.game_digest) for entry in entries if not entry.reason}
     versions: dict[str, set[str]] = {}
@@ -123,6 +125,8 @@ def _entry(key: Key, records: Sequence[RunRecord], reference: Reference, specs: 
         reason = f"stale: {suite} has changed since"
     elif game["overrides"]:
         reason = "modified game: " + ", ".join(f"{name}={value}" for name, value in sorted(game["overrides"].items()))
+    else:
+        reason = _unproven(suite, records, specs)
     return Entry(
         suite=suite,
         suite_version=version,
@@ -135,6 +139,19 @@ def _entry(key: Key, records: Sequence[RunRecord], reference: Reference, specs: 
         score=score_suite(records, reference),
         reason=reason,
     )
+
+
+def _unproven(suite: str, records: Sequence[RunRecord], specs: Mapping[str, SuiteSpec]) -> str:
+    """Return why evaluations do not count that ran on another backend than the suite's reference, or ""."""
+    if suite not in specs:
+        return ""
+    reference = specs[suite].reference_backend
+    for record in records:
+        backend, check = record.cell["backend"]["evaluation"], record.eval["spot_check"]
+        checked = check and check["backend"] == reference and not spot_check_problem(record.cell, record.eval)
+        if backend != reference and not checked:
+            return f"evaluated on {backend} without a spot check on {reference}"
+    return ""
 
 
 def _boards(entries: Sequence[Entry], specs: Mapping[str, SuiteSpec]) -> tuple[Board, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from safemarl_bench.record_content import SPOT_CHECK_EPISODES
 from safemarl_bench.score import MIN_SEEDS, VERDICTS, SuiteScore
 from safemarl_bench.stats import clopper_pearson
 
@@ -20,6 +21,9 @@ This page is generated from the run records in `runs/`; do not edit it, run `saf
 
 ## How to read it
 
+- **Evaluation** is greedy, on held-out episodes that are the same for everyone. On a suite's fast simulator it
+  counts only with a spot check: {SPOT_CHECK_EPISODES} of its episodes, or all, were equal when played again on
+  the reference.
 - **Cost ratio**: mean cost per evaluation episode divided by its limit, the worst over agents and constraints.
   1.000 is the limit; a run at or below it is *feasible*. Where the limit is 0 and it was violated, the ratio is
   `inf`, and the tables per suite show the rate of violating episodes instead.

@@ -50,6 +50,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="held-out evaluation episodes; default 100 (20 at budget smoke); records meant to be published use 500",
     )
+    add(
+        "--evaluation-backend",
+        default="auto",
+        metavar="NAME",
+        help="simulator to evaluate on; default the suite's first, its fastest, of which 20 episodes are checked on the"
+        " last, its reference",
+    )
     add("--results-dir", default="smb-results", metavar="DIR", help="where records go; default ./smb-results")
     add(
         "--reuse",
@@ -95,11 +102,16 @@ def _check_options(option: Any) -> None:
     _seeds(option.seeds)
     suites = _suites(option)
     budgets = {budget for suite in suites for budget in get_suite(suite).budgets}
-    if option.budget not in budgets:
-        raise RegistryError(f"unknown budget {option.budget!r}: {nearest(option.budget, budgets)}")
+    backends = {"auto", *(backend for suite in suites for backend in get_suite(suite).backends)}
+    for what, given, known in (
+        ("budget", option.budget, budgets),
+        ("evaluation backend", option.evaluation_backend, backends),
+    ):
+        if given not in known:
+            raise RegistryError(f"unknown {what} {given!r}: {nearest(given, known)}")
     for agent in option.agent:
         for suite in suites:
-            if not _misfit(suite, get_agent(agent), option.budget):
+            if not _misfit(suite, get_agent(agent), option):
                 resolve_cell(suite, agent, budget=option.budget)
     results = Path(option.results_dir)
     existing = next(path for path in (results, *results.absolute().parents) if path.exists())
@@ -126,13 +138,17 @@ def _suites(option: Any) -> list[str]:
     return sorted(set(option.suite)) or [suite for suite in suite_names() if get_suite(suite).ranked]
 
 
-def _misfit(suite: str, agent_class: type[Agent], budget: str) -> str:
+def _misfit(suite: str, agent_class: type[Agent], option: Any) -> str:
     """Return why a pair is skipped, or ""."""
     from safemarl_bench.registry import get_suite, incompatibility
 
     spec = get_suite(suite)
-    missing = "" if budget in spec.budgets else f"suite {suite} has no budget {budget!r}"
-    return incompatibility(spec, agent_class) or missing
+    reason = incompatibility(spec, agent_class)
+    if not reason and option.budget not in spec.budgets:
+        reason = f"suite {suite} has no budget {option.budget!r}"
+    if not reason and option.evaluation_backend not in ("auto", *spec.backends):
+        reason = f"suite {suite} has no backend {option.evaluation_backend!r}"
+    return reason
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -152,7 +168,7 @@ def _cells(option: Any) -> list[Any]:
     for suite in _suites(option):
         for agent in sorted(set(option.agent)):
             agent_class = get_agent(agent)
-            reason = _misfit(suite, agent_class, option.budget)
+            reason = _misfit(suite, agent_class, option)
             seeds = _seeds(option.seeds)[:1] if agent_class.deterministic or reason else _seeds(option.seeds)
             marks = [pytest.mark.skip(reason=reason)] if reason else []
             cells += [pytest.param(CellName(suite, agent, seed), marks=marks) for seed in seeds]
@@ -171,6 +187,7 @@ def smb_cell(smb_cell_name: CellName, pytestconfig: pytest.Config) -> Cell:
         seed=smb_cell_name.seed,
         budget=option.budget,
         episodes=option.episodes,
+        evaluation_backend=option.evaluation_backend,
     )
 
 

@@ -30,7 +30,7 @@ __all__ = [
     "write_record",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_BYTES = 64_000
 SECTIONS = ("cell", "versions", "provenance", "train", "eval", "checkpoint")
 DIGESTED = ("cell", "versions", "train", "eval", "checkpoint")

@@ -19,6 +19,12 @@ MAX_TRAIN_POINTS = 64
 MAX_EPISODES = 500
 """Above this many evaluation episodes a record keeps a summary instead of per-episode arrays."""
 
+SPOT_CHECK_EPISODES = 20
+"""Least number of evaluation episodes (all, where there are fewer) to be played again on the reference backend."""
+
+SPOT_CHECK_TOLERANCE = 1e-6
+"""Largest difference there of an episode's return, a cost, and an observation (relative above 1)."""
+
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 EVENTS = ("crashed", "off_road", "arrival_rank")
 """Per-agent series of small integers: 0 or 1, and for the rank 0 (not arrived) to the number of agents."""
@@ -34,16 +40,20 @@ _TRAIN: _Layout = dict.fromkeys(("steps", "episodes", "collisions"), list)
 _TRAIN |= dict.fromkeys(("returns", "costs", "totals"), dict)
 _EVAL: _Layout = {"stream": str, "seed": int, "episodes": int}
 _EVAL |= dict.fromkeys(("returns", "costs", *EVENTS), dict)
-_EVAL |= dict.fromkeys(("length", "longest_cost_run"), (list, dict))
+_EVAL |= dict.fromkeys(("length", "longest_cost_run"), (list, dict)) | {"spot_check": (dict, type(None))}
+_GAPS = tuple(f"largest_{kind}_difference" for kind in ("return", "cost", "observation"))
+_SPOT_CHECK: _Layout = {"backend": str, "episodes": int, "decisions": int, **dict.fromkeys(_GAPS, (int, float))}
 _LAYOUT: dict[str, _Layout] = {
     "versions": {},
     "provenance": {},
     "cell": _CELL,
     "cell.game": _GAME,
     "cell.agent_traits": {"learns": bool, "deterministic": bool, "privileged": str},
+    "cell.backend": {"train": str, "evaluation": str},
     "train": _TRAIN,
     "train.totals": dict.fromkeys(("episodes", "collisions", "violating_steps"), int),
     "eval": _EVAL,
+    "eval.spot_check": _SPOT_CHECK,
     "checkpoint": {"sha256": (str, type(None)), "bytes": int},
 }
 
@@ -57,6 +67,8 @@ def check_keys(sections: Mapping[str, Any]) -> None:
     for name, layout in _LAYOUT.items():
         outer, _, inner = name.partition(".")
         section = sections[outer][inner] if inner else sections[outer]
+        if section is None and name == "eval.spot_check":
+            continue
         if not isinstance(section, dict):
             raise RecordError(f"{name} must be an object, got {type(section).__name__}")
         missing = [f"{name}.{key}" for key in layout if key not in section]
@@ -82,7 +94,7 @@ def summarise_evaluation(evaluation: dict[str, Any]) -> dict[str, Any]:
     if evaluation["episodes"] <= MAX_EPISODES:
         return evaluation
     full = canonical(evaluation, "eval")
-    summary = {key: full[key] for key in ("stream", "seed", "episodes")}
+    summary = {key: full[key] for key in ("stream", "seed", "episodes", "spot_check")}
     summary["returns"] = {agent: _moments(series) for agent, series in full["returns"].items()}
     summary["costs"] = {
         agent: [{**_moments(column), "positive": positive(column)} for column in zip(*rows, strict=True)]
@@ -183,6 +195,8 @@ def _evaluation_problems(cell: Mapping[str, Any], evaluation: Mapping[str, Any])
     episodes = evaluation["episodes"]
     if episodes != cell["evaluation_episodes"] or episodes < 1:
         yield f"eval has {episodes} episodes, the cell says {cell['evaluation_episodes']}"
+    if problem := spot_check_problem(cell, evaluation):
+        yield problem
     if episodes > MAX_EPISODES and not is_summary(evaluation):
         yield f"eval has arrays of {episodes} episodes, above {MAX_EPISODES} it must be a summary"
     for name in ("returns", "costs", *EVENTS):
@@ -194,6 +208,22 @@ def _evaluation_problems(cell: Mapping[str, Any], evaluation: Mapping[str, Any])
     for name in ("length", "longest_cost_run"):
         if problem := _series_problem(cell, evaluation, name, "", evaluation[name]):
             yield f"eval.{name} {problem}"
+
+
+def spot_check_problem(cell: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """Return what is wrong with ``eval.spot_check``, or ""; null says that the reference backend evaluated."""
+    check, episodes = evaluation["spot_check"], evaluation["episodes"]
+    if check is None:
+        return ""
+    if check["backend"] == cell["backend"]["evaluation"]:
+        return f"eval.spot_check is of {check['backend']}, the backend that evaluated"
+    needed = min(SPOT_CHECK_EPISODES, episodes)
+    if not needed <= check["episodes"] <= episodes:
+        return f"eval.spot_check has {check['episodes']} episodes, of {episodes} at least {needed} are needed"
+    for key in _GAPS:
+        if not 0 <= check[key] <= SPOT_CHECK_TOLERANCE:
+            return f"eval.spot_check.{key} is {check[key]}, at most {SPOT_CHECK_TOLERANCE} is allowed"
+    return ""
 
 
 def _series_problem(cell: Mapping[str, Any], evaluation: Mapping[str, Any], name: str, role: str, series: Any) -> str:

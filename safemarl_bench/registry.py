@@ -45,7 +45,8 @@ class SuiteSpec:
         name, version: identity; the version is bumped by hand when the game's behaviour changes.
         title, source: for people.
         entry_point: ``module:function``, called as ``function(spec, backend=..., **overrides)``, returns the game.
-        backends: names of the simulators that can run it, the default one first.
+        backends: names of the simulators that can run it: the default one first, the reference one, whose numbers
+            decide, last. `safemarl_bench.spot_check` holds the others to it.
         action_kind: "discrete" or "continuous".
         leader, followers: agent names.
         gamma: discount. horizon: decisions until the time limit.
@@ -88,6 +89,11 @@ class SuiteSpec:
         return self.leader + self.followers
 
     @property
+    def reference_backend(self) -> str:
+        """The backend whose numbers decide."""
+        return self.backends[-1]
+
+    @property
     def digest(self) -> str:
         """12 hex digits over everything that defines the game; titles, budgets and agent configs are left out."""
         left_out = {"title", "source", "entry_point", "backends", "budgets", "agents", "certified", "ranked"}
@@ -105,6 +111,18 @@ class SuiteSpec:
         if budget not in self.budgets:
             raise RegistryError(f"suite {self.name} has no budget {budget!r}: {nearest(budget, self.budgets)}")
         return self.budgets[budget]
+
+    def pick_backend(self, backend: str) -> str:
+        """Return the name of one of the suite's backends; "auto" is the default one.
+
+        Raises:
+            RegistryError: the suite has no such backend.
+        """
+        if backend == "auto":
+            return self.backends[0]
+        if backend not in self.backends:
+            raise RegistryError(f"suite {self.name} has no backend {backend!r}: {nearest(str(backend), self.backends)}")
+        return backend
 
 
 def read_suite(path: str | Path) -> SuiteSpec:
@@ -174,17 +192,26 @@ def suite_names() -> list[str]:
     return sorted({**_package_suites(), **_registered_suites})
 
 
+def suite_path(name: str) -> Path:
+    """Return the data file of a registered suite.
+
+    Raises:
+        RegistryError: unknown name.
+    """
+    paths = {**_package_suites(), **_registered_suites}
+    if name not in paths:
+        hint = nearest(name, paths)
+        raise RegistryError(f"unknown suite {name!r}: {hint} (`safemarl-bench list` shows all)")
+    return paths[name]
+
+
 def get_suite(name: str) -> SuiteSpec:
     """Return a registered suite.
 
     Raises:
         RegistryError: unknown name, or a malformed data file.
     """
-    paths = {**_package_suites(), **_registered_suites}
-    if name not in paths:
-        hint = nearest(name, paths)
-        raise RegistryError(f"unknown suite {name!r}: {hint} (`safemarl-bench list` shows all)")
-    return _read_registered(name, paths[name])
+    return _read_registered(name, suite_path(name))
 
 
 @functools.cache
@@ -312,18 +339,14 @@ def make(suite: str, *, backend: str = "auto", **overrides: Any) -> Game:
 
     Args:
         suite: a registered name.
-        backend: one of the suite's backends (driving: "highway", "kernel"); "auto" is its default.
+        backend: one of the suite's backends (driving: "kernel", "highway"); "auto" is its default.
         overrides: settings in place of the data file's ``[env]``, and ``render_mode``.
 
     Raises:
         RegistryError: unknown suite, backend or setting.
     """
     spec = get_suite(suite)
-    if backend == "auto":
-        backend = spec.backends[0]
-    if backend not in spec.backends:
-        raise RegistryError(f"suite {suite} has no backend {backend!r}: {nearest(backend, spec.backends)}")
-    game: Game = load_object(spec.entry_point)(spec, backend=backend, **overrides)
+    game: Game = load_object(spec.entry_point)(spec, backend=spec.pick_backend(backend), **overrides)
     return game
 
 
@@ -358,7 +381,7 @@ def make_context(
 
 
 def list_suites() -> pd.DataFrame:
-    """Return one row per registered suite, sorted: actions, horizon, limits, budgets, rank, agents that can run."""
+    """Return one row per registered suite, sorted: actions, horizon, limits, budgets, backends, rank, agents."""
     rows = []
     agents = {name: found for name, found in _all_agents().items() if not isinstance(found, str)}
     for name in suite_names():
@@ -367,8 +390,10 @@ def list_suites() -> pd.DataFrame:
         limits = " ".join(f"{agent}<={','.join(map(str, spec.cost_limits[agent]))}" for agent in spec.roles)
         budgets = " ".join(f"{budget}={steps}" for budget, steps in spec.budgets.items())
         ranked = "yes" if spec.ranked else "no"
-        rows.append((f"{name}@{spec.version}", spec.action_kind, spec.horizon, limits, budgets, ranked, " ".join(able)))
-    columns = ["suite", "actions", "horizon", "cost limits", "training steps", "leaderboard", "agents"]
+        backends = " ".join(spec.backends)
+        row = (f"{name}@{spec.version}", spec.action_kind, spec.horizon, limits, budgets, backends, ranked)
+        rows.append((*row, " ".join(able)))
+    columns = ["suite", "actions", "horizon", "cost limits", "training steps", "backends", "leaderboard", "agents"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -6,10 +6,11 @@ A cell is (suite, agent, config, seed, budget). Work in progress lives in
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from safemarl_bench.errors import CheckpointError, RecordError, RegistryError, S
 from safemarl_bench.evaluation import EpisodeTally, evaluate
 from safemarl_bench.provenance import code_state, distribution_of, machine, package_versions
 from safemarl_bench.record import RunRecord, load_records, read_record, write_record
-from safemarl_bench.record_content import summarise_evaluation
+from safemarl_bench.record_content import SPOT_CHECK_EPISODES, summarise_evaluation
 from safemarl_bench.registry import Game, SuiteSpec, check_pair, get_agent, get_suite, make, make_context
 from safemarl_bench.rng import check_seed
 from safemarl_bench.rollout import Rollout, calling
+from safemarl_bench.spot_check import Trace, require_pin, spot_check
 from safemarl_bench.training import Interrupted, Trainer
 
 DEFAULT_RESULTS = "smb-results"
@@ -43,6 +45,7 @@ class Cell:
         spec: the suite. agent: registered name or ``package.module:Class``. agent_class: resolved.
         config: an instance of the agent's Config. seed: in [0, 2**63 - 1].
         budget: name of the training budget. episodes: held-out episodes to evaluate on.
+        backend, evaluation_backend: names of the simulators to train and to evaluate on.
     """
 
     spec: SuiteSpec
@@ -52,6 +55,13 @@ class Cell:
     seed: int
     budget: str
     episodes: int
+    backend: str
+    evaluation_backend: str
+
+    @property
+    def needs_spot_check(self) -> bool:
+        """Whether evaluation runs on another backend than the reference, and so must be checked on it."""
+        return self.evaluation_backend != self.spec.reference_backend
 
     @property
     def steps(self) -> int:
@@ -93,7 +103,7 @@ class Cell:
             "budget": self.budget,
             "training_steps": self.steps,
             "evaluation_episodes": self.episodes,
-            "backend": {"train": spec.backends[0], "evaluation": spec.backends[0]},
+            "backend": {"train": self.backend, "evaluation": self.evaluation_backend},
         }
 
 
@@ -105,6 +115,8 @@ def resolve_cell(
     budget: str = "quick",
     episodes: int | None = None,
     config: Mapping[str, Any] | None = None,
+    backend: str = "auto",
+    evaluation_backend: str = "auto",
 ) -> Cell:
     """Turn names into a cell.
 
@@ -114,9 +126,11 @@ def resolve_cell(
         budget: a budget of the suite.
         episodes: held-out evaluation episodes; default 100, at budget smoke 20.
         config: values in place of the suite's tuned config and the agent's defaults.
+        backend, evaluation_backend: of the suite's backends those to train and to evaluate on; "auto" is the
+            suite's default one, for either. An evaluation on another than the suite's reference is checked on it.
 
     Raises:
-        RegistryError: an unknown suite, agent, budget or config key. IncompatiblePair: they do not fit.
+        RegistryError: an unknown suite, agent, budget, config key or backend. IncompatiblePair: they do not fit.
     """
     spec, agent_class = get_suite(suite), get_agent(agent)
     check_pair(spec, agent_class)
@@ -128,7 +142,17 @@ def resolve_cell(
     if not isinstance(agent_class.version, str) or not isinstance(agent_class.action_kinds, tuple):
         raise RegistryError(f"agent {agent!r}: version must be text and action_kinds a tuple of text")
     values = {**spec.agents.get(agent, {}), **(config or {})}
-    return Cell(spec, agent, agent_class, build_config(agent_class, values), check_seed(seed), budget, episodes)
+    return Cell(
+        spec,
+        agent,
+        agent_class,
+        build_config(agent_class, values),
+        check_seed(seed),
+        budget,
+        episodes,
+        spec.pick_backend(backend),
+        spec.pick_backend(evaluation_backend),
+    )
 
 
 def run(
@@ -140,12 +164,14 @@ def run(
     results_dir: str | Path | None = None,
     episodes: int | None = None,
     config: Mapping[str, Any] | None = None,
+    backend: str = "auto",
+    evaluation_backend: str = "auto",
     progress: bool = True,
 ) -> RunRecord:
     """Train and evaluate one agent on one suite and write the record; resumes what was interrupted.
 
     Args:
-        suite, agent, seed, budget, episodes, config: see `resolve_cell`.
+        suite, agent, seed, budget, episodes, config, backend, evaluation_backend: see `resolve_cell`.
         results_dir: where records go; default ``./smb-results``.
         progress: show a progress bar on stderr.
 
@@ -156,12 +182,23 @@ def run(
         SafeMARLBenchError: with one clear line; see the subclasses.
         Interrupted: after Ctrl-C; the same call resumes.
     """
-    cell = resolve_cell(suite, agent, seed=seed, budget=budget, episodes=episodes, config=config)
+    cell = resolve_cell(
+        suite,
+        agent,
+        seed=seed,
+        budget=budget,
+        episodes=episodes,
+        config=config,
+        backend=backend,
+        evaluation_backend=evaluation_backend,
+    )
     return run_cell(cell, results_dir or DEFAULT_RESULTS, progress=progress)
 
 
 def run_cell(cell: Cell, results_dir: str | Path, *, progress: bool = True) -> RunRecord:
     """Run a resolved cell; see `run`."""
+    if cell.needs_spot_check:
+        require_pin(cell.spec)
     results = Path(results_dir)
     work = results / "in_progress" / cell_key(cell)
     lock = filelock.FileLock(work.with_suffix(".lock"), timeout=0)
@@ -197,11 +234,9 @@ def _key(section: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
 
 def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRecord:
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    game = make(cell.spec.name)
-    try:
+    with _games(cell) as (game, evaluation_game):
         agent = build_agent(cell, game)
-        rollout = Rollout(cell.spec, game)
-        trainer = Trainer(rollout, agent, cell.agent, cell.seed, cell.steps, work)
+        trainer = Trainer(Rollout(cell.spec, game), agent, cell.agent, cell.seed, cell.steps, work)
         if cell.steps:
             _train(cell, trainer, progress)
         policy = work / "policy"
@@ -209,9 +244,7 @@ def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRec
         policy.mkdir()
         with calling(cell.agent, "save", trainer.step):
             agent.save(policy, training=False)
-        evaluation = _evaluate(cell, rollout, agent, progress)
-    finally:
-        game.close()
+        evaluation = _evaluate(cell, Rollout(cell.spec, evaluation_game), agent, progress)
     record = RunRecord(
         cell=cell.section(),
         versions=package_versions(),
@@ -222,12 +255,23 @@ def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRec
             "wall_seconds": round(trainer.seconds(), 2),
         },
         train=trainer.log.section(),
-        eval=summarise_evaluation(evaluation),
+        eval=evaluation,
         checkpoint=_keep_policy(policy, results, cell),
     )
     path, _ = write_record(record, results)
     shutil.rmtree(work)
     return read_record(path)
+
+
+@contextlib.contextmanager
+def _games(cell: Cell) -> Iterator[tuple[Game, Game]]:
+    """Yield the games to train and to evaluate on: one and the same where the backend is."""
+    with contextlib.ExitStack() as stack:
+        games: dict[str, Game] = {}
+        for backend in dict.fromkeys((cell.backend, cell.evaluation_backend)):
+            games[backend] = make(cell.spec.name, backend=backend)
+            stack.callback(games[backend].close)
+        yield games[cell.backend], games[cell.evaluation_backend]
 
 
 def build_agent(cell: Cell, game: Game) -> Agent:
@@ -266,7 +310,11 @@ def _train(cell: Cell, trainer: Trainer, progress: bool) -> None:
 
 
 def _evaluate(cell: Cell, rollout: Rollout, agent: Agent, progress: bool) -> dict[str, Any]:
+    """Return the ``eval`` section of the record, its spot check included."""
     collisions = 0
+    # Held-out episodes are independent draws: the first ones are as good a sample as any, and nobody chose them.
+    checked = range(min(SPOT_CHECK_EPISODES, cell.episodes) if cell.needs_spot_check else 0)
+    traces = [Trace(episode) for episode in checked]
     with _bar(cell, "evaluation", cell.episodes, 0, "episodes", progress) as bar:
 
         def after(tally: EpisodeTally) -> None:
@@ -275,7 +323,16 @@ def _evaluate(cell: Cell, rollout: Rollout, agent: Agent, progress: bool) -> dic
             bar.set_postfix_str(f"return {sum(tally.returns.values()):.1f}, collisions {collisions}", refresh=False)
             bar.update(1)
 
-        return evaluate(rollout, agent, cell.agent, range(cell.episodes), after=after)
+        evaluation = evaluate(rollout, agent, cell.agent, range(cell.episodes), after=after, traces=traces)
+    evaluation["spot_check"] = None
+    if traces:
+        if progress:
+            what = f"{cell.label}: playing {len(traces)} episodes again on {cell.spec.reference_backend}"
+            tqdm.tqdm.write(what, file=sys.stderr)
+        evaluation["spot_check"] = spot_check(
+            cell.spec, traces, stream=evaluation["stream"], seed=evaluation["seed"], backend=cell.evaluation_backend
+        )
+    return summarise_evaluation(evaluation)
 
 
 def _keep_policy(policy: Path, results: Path, cell: Cell) -> dict[str, Any]:
@@ -326,8 +383,10 @@ def load_agent(source: RunRecord | str | Path, results_dir: str | Path | None = 
         budget=record.budget,
         episodes=int(record.cell["evaluation_episodes"]),
         config=record.cell["config"],
+        backend=record.cell["backend"]["train"],
+        evaluation_backend=record.cell["backend"]["evaluation"],
     )
-    game = make(record.suite)
+    game = make(record.suite, backend=cell.backend)
     try:
         agent = build_agent(cell, game)
     finally:

@@ -26,7 +26,7 @@ def results_table(paths: Sequence[Path]) -> str:
     The verdict is that of all the given records of the same suite and agent.
     """
     records = [(read_record(path), path) for path in paths]
-    names = "suite agent seed budget return leader follower cost/limit crashes verdict record"
+    names = "suite agent seed budget return leader follower cost/limit crashes verdict evaluation record"
     rows = []
     for record, path in records:
         same = [other for other, _ in records if (other.suite, other.agent) == (record.suite, record.agent)]
@@ -44,11 +44,19 @@ def results_table(paths: Sequence[Path]) -> str:
                 verdict(
                     [other.cost_ratio for other in same], deterministic=record.cell["agent_traits"]["deterministic"]
                 ),
+                _evaluated_on(record),
                 str(path),
             )
         )
     note = "cost/limit: largest mean cost per episode over its limit (at most 1 is within); a verdict needs 5 seeds"
     return format_table(names.split(), rows) + "\n" + note
+
+
+def _evaluated_on(record: RunRecord) -> str:
+    """Return the backend that evaluated, and what of it was checked: ``kernel, 20 checked on highway``."""
+    check = record.eval["spot_check"]
+    checked = f", {check['episodes']} checked on {check['backend']}" if check else ""
+    return f"{record.cell['backend']['evaluation']}{checked}"
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -90,7 +98,14 @@ def describe(record: RunRecord) -> str:
             f"return by training decision (log scale), {min(totals):.1f} to {max(totals):.1f}:",
             f"  {sparkline(totals)}",
         ]
-    lines += ["", f"config      {cell['config']}", f"digest      {record.digest}"]
+    lines += ["", f"backends    trained on {cell['backend']['train']}, evaluated on {_evaluated_on(record)}"]
+    if check := record.eval["spot_check"]:
+        lines += [
+            f"spot check  {check['decisions']:,} decisions, all events equal; largest difference: return"
+            f" {check['largest_return_difference']:g}, cost {check['largest_cost_difference']:g},"
+            f" observation {check['largest_observation_difference']:g}"
+        ]
+    lines += [f"config      {cell['config']}", f"digest      {record.digest}"]
     lines += [f"made with   {', '.join(f'{key} {value}' for key, value in record.versions.items())}"]
     lines += [f"{key:<11} {value}" for key, value in provenance.items()]
     return "\n".join(lines)

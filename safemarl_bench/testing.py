@@ -37,16 +37,21 @@ def check_suite(env_or_name: str | Game) -> None:
     within the horizon; the same seed gives the same episode in any order; on the leaderboard, others differ.
 
     Args:
-        env_or_name: a suite's name, or a game whose ``metadata["name"]`` is that name (``@version`` may follow).
+        env_or_name: a suite's name, which checks its game on every backend, or a game whose ``metadata["name"]`` is
+            that name (``@version`` may follow).
 
     Raises:
         RegistryError: unknown suite. ContractError: the breach.
     """
     if isinstance(env_or_name, str):
-        suite, game = env_or_name, make(env_or_name)
+        spec = get_suite(env_or_name)
+        for backend in spec.backends:
+            _check_game(spec, make(spec.name, backend=backend))
     else:
-        suite, game = str(env_or_name.metadata.get("name", "")).partition("@")[0], env_or_name
-    spec = get_suite(suite)
+        _check_game(get_suite(str(env_or_name.metadata.get("name", "")).partition("@")[0]), env_or_name)
+
+
+def _check_game(spec: SuiteSpec, game: Game) -> None:
     try:
         _check_statics(spec, game)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -54,14 +59,14 @@ def check_suite(env_or_name: str | Game) -> None:
             try:
                 pettingzoo.test.parallel_api_test(game, num_cycles=2 * spec.horizon)
             except AssertionError as error:
-                raise ContractError(f"suite {suite} fails pettingzoo's parallel_api_test: {error}") from error
+                raise ContractError(f"suite {spec.name} fails pettingzoo's parallel_api_test: {error}") from error
         traces = [_trace(spec, game, stream, episode) for stream, episode in _EPISODES]
         again = [_trace(spec, game, stream, episode) for stream, episode in reversed(_EPISODES)]
     finally:
         game.close()
-    _require(traces == again[::-1], f"suite {suite}: the same (stream, seed, episode) gave another episode")
+    _require(traces == again[::-1], f"suite {spec.name}: the same (stream, seed, episode) gave another episode")
     varied = len({str(trace[0]) for trace in traces}) > 1
-    _require(varied or not spec.ranked, f"suite {suite}: every episode starts in the same state")
+    _require(varied or not spec.ranked, f"suite {spec.name}: every episode starts in the same state")
 
 
 _EPISODES = [("train", 0), ("train", 1), ("evaluation", 0)]

@@ -39,7 +39,7 @@ def test_first_evaluation_episode_replays(smb_cell: Cell, smb_record: RunRecord,
     if is_summary(smb_record.eval):
         pytest.skip("the record keeps a summary, not single episodes")
     agent = smb.load_agent(smb_record, smb_results_dir)
-    game = smb.make(smb_cell.spec.name)
+    game = smb.make(smb_cell.spec.name, backend=smb_cell.evaluation_backend)
     try:
         tally = play_episode(Rollout(smb_cell.spec, game), agent, smb_cell.agent, 0)
     finally:

@@ -65,6 +65,8 @@ def test_run_show_leaderboard_and_check_on_one_record(capsys, tmp_path):
         (["run", "mrge", "csq"], "unknown suite 'mrge': did you mean 'merge'"),
         (["run", "toy", "cqs"], "unknown agent 'cqs'"),
         (["run", "toy", "random", "--budget", "tiny"], "suite toy has no budget 'tiny'"),
+        (["run", "merge", "random", "--backend=kernl"], "suite merge has no backend 'kernl': did you mean 'kernel'"),
+        (["run", "toy", "random", "--evaluation-backend=x"], "suite toy has no backend 'x': known: plain"),
         (["run", "toy", AGENT, "--set", "epsilon"], "--set takes KEY=VALUE, got 'epsilon'"),
         (["run", "toy", AGENT, "--set", "epsilo=1"], "no config key 'epsilo': did you mean 'epsilon'"),
         (["show", "nothing.json"], "nothing.json: cannot be read: No such file or directory"),

@@ -19,7 +19,7 @@ def make_quiet() -> Iterator[Callable[..., Any]]:
 
     def make(suite: str, **overrides: Any) -> Any:
         noise = [setting for setting in smb.get_suite(suite).env if setting.startswith("noise_")]
-        game = smb.make(suite, **{**dict.fromkeys(noise, 0.0), **overrides})
+        game = smb.make(suite, backend="highway", **{**dict.fromkeys(noise, 0.0), **overrides})
         game.reset(seed=0)
         games.append(game)
         return game

@@ -24,8 +24,8 @@ from safemarl_bench.driving import kernel
 from safemarl_bench.driving.clearance import clearances
 from safemarl_bench.driving.core import STATE_COLUMNS, BatchedDriving, Step
 from safemarl_bench.driving.frenet import lane_numbers
-from safemarl_bench.driving.pin import require_pin
 from safemarl_bench.driving.tables import lane_row
+from safemarl_bench.pin import require_pin
 
 Choose = Callable[[int], list[Any]]
 LEFT, IDLE, RIGHT, FASTER, SLOWER = range(5)

@@ -80,7 +80,7 @@ def test_full_throttle_reaches_fifteen_and_no_more(intersection: Any, place: Pla
 def test_the_limits_of_one_games_speed_are_not_those_of_every_vehicle(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISTANCE_WANTED", "COMFORT_ACC_MAX", "COMFORT_ACC_MIN"):
         monkeypatch.setattr(IDMVehicle, name, 123.0)
-    free, limited = smb.make("intersection-official"), smb.make("intersection")
+    free, limited = smb.make("intersection-official", backend="highway"), smb.make("intersection", backend="highway")
     for game in (free, limited):
         game.reset(seed=0)
         for _ in range(3):
@@ -92,7 +92,7 @@ def test_the_limits_of_one_games_speed_are_not_those_of_every_vehicle(monkeypatc
 
 @pytest.mark.parametrize("suite", ["intersection", "intersection-official", "racetrack"])
 def test_there_is_no_traffic(suite: str) -> None:
-    game = smb.make(suite)
+    game = smb.make(suite, backend="highway")
     for episode in range(5):
         game.reset(seed=0, options={"episode": episode})
         while game.agents:
@@ -223,7 +223,7 @@ def test_being_close_costs_nothing_on_the_racetrack(racetrack: Any, place: Place
 
 
 def test_uniform_actions_earn_about_eight_on_the_racetrack() -> None:
-    game, rng, returns = smb.make("racetrack"), np.random.default_rng(0), []
+    game, rng, returns = smb.make("racetrack", backend="highway"), np.random.default_rng(0), []
     for episode in range(100):
         game.reset(seed=0, options={"stream": "evaluation", "episode": episode})
         total = 0.0

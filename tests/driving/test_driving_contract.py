@@ -42,7 +42,7 @@ def fingerprint(game: Any) -> tuple[Any, ...]:
 
 def test_a_step_before_the_first_reset_is_refused() -> None:
     with pytest.raises(ContractError, match="call reset first"):
-        smb.make("merge").step({"leader": 1, "follower": 1})
+        smb.make("merge", backend="highway").step({"leader": 1, "follower": 1})
 
 
 def test_a_step_after_the_end_is_refused(roundabout: Any) -> None:
@@ -191,7 +191,7 @@ def test_a_bad_seed_or_episode_is_refused_and_the_episode_goes_on(merge: Any, se
 
 
 def test_an_unknown_stream_is_refused_with_the_nearest_and_the_next_episode_stays_the_next() -> None:
-    game = smb.make("merge")
+    game = smb.make("merge", backend="highway")
     game.reset(seed=5, options={"episode": 1})
     expected = game.state().tolist()
     game.reset(seed=5, options={"episode": 0})
@@ -205,7 +205,7 @@ def test_an_unknown_stream_is_refused_with_the_nearest_and_the_next_episode_stay
 
 
 def test_options_of_others_are_ignored_as_pettingzoo_asks() -> None:
-    game = smb.make("merge")
+    game = smb.make("merge", backend="highway")
     game.reset(seed=5)
     expected = game.state().tolist()
     game.reset(seed=5, options={"options": 1})
@@ -336,7 +336,7 @@ def test_an_episode_touches_no_global_random_state_and_does_not_depend_on_it(sui
         np.random.seed(seed)  # noqa: NPY002 - the state that must not matter
         torch.manual_seed(seed)
         before = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
-        game = smb.make(suite)
+        game = smb.make(suite, backend="highway")
         trace: list[Any] = []
         game.action_space("leader").seed(seed)
         game.reset(seed=3)
@@ -355,7 +355,7 @@ def test_an_episode_touches_no_global_random_state_and_does_not_depend_on_it(sui
 @pytest.mark.parametrize("suite", ["merge", "roundabout"])
 def test_a_copy_in_mid_episode_plays_on_by_itself(suite: str) -> None:
     everywhere = {"merge": 0.0, "roundabout": 1e3}[suite]  # so that each decision costs something
-    game = smb.make(suite, zone=everywhere, gap=1e3)
+    game = smb.make(suite, backend="highway", zone=everywhere, gap=1e3)
     game.reset(seed=2)
     game.step({"leader": 3, "follower": 4})
     copied = copy.deepcopy(game)
@@ -381,7 +381,7 @@ def test_rendering_gives_an_image_of_the_scene_and_closes_twice(
         monkeypatch.setenv("SDL_VIDEODRIVER", driver)
     else:
         monkeypatch.delenv("SDL_VIDEODRIVER", raising=False)
-    game = smb.make(suite, render_mode="rgb_array")
+    game = smb.make(suite, backend="highway", render_mode="rgb_array")
     assert game.render_mode in game.metadata["render_modes"]
     game.reset(seed=0)
     first = game.render()
@@ -399,7 +399,7 @@ def test_rendering_gives_an_image_of_the_scene_and_closes_twice(
 
 def test_rendering_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    drawn, plain = smb.make("merge", render_mode="human"), smb.make("merge")
+    drawn, plain = smb.make("merge", backend="highway", render_mode="human"), smb.make("merge", backend="highway")
     drawn.reset(seed=1)
     plain.reset(seed=1)
     while plain.agents:

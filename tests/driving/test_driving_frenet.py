@@ -17,7 +17,7 @@ import safemarl_bench as smb
 from safemarl_bench.driving.frenet import heading_ahead, relative_numbers
 
 Place = Callable[..., Any]
-GAME = smb.make("racetrack-frenet")
+GAME = smb.make("racetrack-frenet", backend="highway")
 NETWORK = GAME.scene.road.network
 
 

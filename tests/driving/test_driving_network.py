@@ -38,7 +38,7 @@ def assert_same(name: str, position: np.ndarray, heading: float | None) -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_lanes_are_upstreams(name: str) -> None:
-    game = smb.make(name)
+    game = smb.make(name, backend="highway")
     mine, theirs = game.scene.road.network, UPSTREAM[name]
     assert isinstance(mine, PrunedRoadNetwork)
     assert list(mine.lanes_dict()) == list(theirs.lanes_dict())

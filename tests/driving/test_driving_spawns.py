@@ -56,7 +56,7 @@ def state_of(game: Any, **reset: Any) -> list[float]:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_spawns_are_the_documented_draws(suite: str) -> None:
-    game = smb.make(suite)
+    game = smb.make(suite, backend="highway")
     for stream, seed, episode in [("train", 0, 0), ("train", 7, 123), ("evaluation", 2**63 - 1, 5), ("search", 1, 2)]:
         game.reset(seed=seed, options={"stream": stream, "episode": episode})
         for index, agent in enumerate(("leader", "follower")):
@@ -72,7 +72,7 @@ def test_the_spawns_are_the_documented_draws(suite: str) -> None:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_noise_has_the_documented_distribution(suite: str) -> None:
-    game, draws = smb.make(suite), []
+    game, draws = smb.make(suite, backend="highway"), []
     for episode in range(400):
         game.reset(seed=1, options={"episode": episode})
         draws.append([[spawn.position, spawn.speed, spawn.heading, spawn.lateral] for spawn in game.scene.spawns])
@@ -92,7 +92,7 @@ def test_the_noise_has_the_documented_distribution(suite: str) -> None:
 
 @pytest.mark.parametrize("suite", FIXED)
 def test_the_other_official_suites_always_start_at_the_means(suite: str) -> None:
-    game = smb.make(suite)
+    game = smb.make(suite, backend="highway")
     starts = {tuple(state_of(game, seed=seed, options={"episode": seed})) for seed in range(5)}
     assert len(starts) == 1
     for index, agent in enumerate(("leader", "follower")):
@@ -105,7 +105,7 @@ def test_the_other_official_suites_always_start_at_the_means(suite: str) -> None
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_streams_seeds_and_episodes_give_different_spawns(suite: str) -> None:
-    game = smb.make(suite)
+    game = smb.make(suite, backend="highway")
     states = [
         tuple(state_of(game, seed=seed, options={"stream": stream, "episode": episode}))
         for stream in ("train", "evaluation", "search")
@@ -117,7 +117,7 @@ def test_streams_seeds_and_episodes_give_different_spawns(suite: str) -> None:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_an_episode_depends_neither_on_the_order_nor_on_the_game_object(suite: str, step_by_number: Any) -> None:
-    first, second = smb.make(suite), smb.make(suite)
+    first, second = smb.make(suite, backend="highway"), smb.make(suite, backend="highway")
     keys = [(stream, episode) for stream in ("train", "evaluation") for episode in range(5)]
 
     def run(game: Any, stream: str, episode: int) -> list[Any]:
@@ -133,7 +133,7 @@ def test_an_episode_depends_neither_on_the_order_nor_on_the_game_object(suite: s
 
 
 def test_a_reset_without_a_seed_goes_on_to_the_next_episode_of_the_same_stream() -> None:
-    game = smb.make("merge")
+    game = smb.make("merge", backend="highway")
     for stream in ("train", "evaluation"):
         named = [state_of(game, seed=4, options={"stream": stream, "episode": episode}) for episode in (6, 7, 8)]
         game.reset(seed=4, options={"stream": stream, "episode": 6})
@@ -141,7 +141,7 @@ def test_a_reset_without_a_seed_goes_on_to_the_next_episode_of_the_same_stream()
 
 
 def test_a_seed_alone_means_episode_0_of_the_training_stream() -> None:
-    game = smb.make("merge")
+    game = smb.make("merge", backend="highway")
     named = state_of(game, seed=4, options={"stream": "train", "episode": 0})
     game.reset(seed=9, options={"stream": "evaluation", "episode": 5})
     assert state_of(game, seed=4) == named
@@ -149,14 +149,14 @@ def test_a_seed_alone_means_episode_0_of_the_training_stream() -> None:
 
 
 def test_a_first_reset_without_a_seed_starts_somewhere_new_each_time() -> None:
-    games = [smb.make("merge") for _ in range(4)]
+    games = [smb.make("merge", backend="highway") for _ in range(4)]
     states = [state_of(game) for game in games]
     assert len({tuple(state) for state in states}) == 4
     assert games[0].agents == ["leader", "follower"]
 
 
 def test_numpy_integers_are_seeds_too() -> None:
-    game = smb.make("merge")
+    game = smb.make("merge", backend="highway")
     named = state_of(game, seed=4, options={"episode": 6})
     assert state_of(game, seed=np.int64(4), options={"episode": np.uint8(6)}) == named
 

@@ -262,7 +262,7 @@ class RandomDriver:
 
 def drive_both(suite: str, episodes: range) -> dict[str, int]:
     """Drive our game and upstream's environment side by side with random actions; return how often what happened."""
-    game, plain = smb.make(suite), PLAIN[suite]()
+    game, plain = smb.make(suite, backend="highway"), PLAIN[suite]()
     seen = {"crashed": 0, "arrived": 0, "off_road": 0, "lanes": 0}
     assert type(plain.road.network) is RoadNetwork
     plain.config.update(simulation_frequency=15, policy_frequency=5 if "racetrack" in suite else 1)
@@ -298,7 +298,7 @@ def test_trajectories_equal_upstreams_bit_for_bit(suite: str) -> None:
 
 
 def test_a_race_of_two_lane_followers_equals_upstreams_bit_for_bit_over_every_lane() -> None:
-    game, plain, lanes = smb.make("racetrack-frenet"), PlainRacetrack(), set()
+    game, plain, lanes = smb.make("racetrack-frenet", backend="highway"), PlainRacetrack(), set()
     for episode in range(2):
         seen, _ = game.reset(seed=11, options={"episode": episode})
         plain.noise = plain_noise("racetrack-frenet", episode)
@@ -342,7 +342,7 @@ GOLDEN = {
 
 def golden_lines(suite: str) -> list[str]:
     """Return what 14 episodes show, one line per decision, numbers to 6 decimals."""
-    game, lines = smb.make(suite), []
+    game, lines = smb.make(suite, backend="highway"), []
     for episode in range(2 * len(PATTERNS)):
         stream = ("train", "evaluation")[episode % 2]
         game.reset(seed=2024, options={"stream": stream, "episode": episode})

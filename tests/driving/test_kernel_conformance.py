@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from safemarl_bench.driving import pin
+from safemarl_bench import pin
 from safemarl_bench.errors import SafeMARLBenchError
 
 SCRIPT = Path(__file__).with_name("kernel_conformance.py")

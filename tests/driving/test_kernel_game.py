@@ -43,6 +43,14 @@ def test_it_passes_pettingzoos_test(suite: str, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("suite", SUITES)
+def test_the_kernel_is_the_default_and_highway_env_the_reference(suite: str) -> None:
+    spec = smb.get_suite(suite)
+    assert (spec.backends[0], spec.reference_backend) == ("kernel", "highway")
+    assert type(smb.make(suite)).__name__ == type(make(suite)).__name__ == "KernelGame"
+    assert not hasattr(smb.make(suite, backend="highway"), "core")
+
+
+@pytest.mark.parametrize("suite", SUITES)
 def test_it_shows_the_batched_simulators_numbers(suite: str) -> None:
     game, core = make(suite), BatchedDriving(smb.get_suite(suite), 1)
     rng = np.random.default_rng(0)

@@ -54,6 +54,8 @@ def run(
     overrides: dict[str, Any] | None = None,
     started: str = "",
     numpy: str = "2.0.0",
+    backend: str = "highway",
+    spot_check: dict[str, Any] | None = None,
 ) -> RunRecord:
     """Return a record with a given total return, cost ratio (of a limit of 0.25) and number of crashes."""
     learns = kind == "learner"
@@ -69,6 +71,7 @@ def run(
         "arrival_rank": {role: [1] * (episodes // 2) + [0] * (episodes - episodes // 2) for role in ROLES},
         "length": [10] * episodes,
         "longest_cost_run": [0] * episodes,
+        "spot_check": spot_check,
     }
     return RunRecord(
         cell={
@@ -98,7 +101,7 @@ def run(
             "budget": budget,
             "training_steps": 1000 if learns else 0,
             "evaluation_episodes": episodes,
-            "backend": {"train": "highway", "evaluation": "highway"},
+            "backend": {"train": backend, "evaluation": backend},
         },
         versions={"python": "3.11.0", "numpy": numpy},
         provenance={"started": started, "dirty": False},
@@ -346,6 +349,41 @@ def test_a_modified_game_is_shown_on_its_own_and_touches_nothing_else() -> None:
     assert find(both.boards[0].safety, "csq") == find(plain.boards[0].safety, "csq")
     assert both.references == plain.references
     assert find(both.boards[0].safety, "new").reason == "modified game: gap=1; ran 0 of 2 suites"
+
+
+CHECKED: dict[str, Any] = {
+    "backend": "highway",
+    "episodes": 20,
+    "decisions": 300,
+    "largest_return_difference": 0.0,
+    "largest_cost_difference": 0.0,
+    "largest_observation_difference": 1e-6,
+}
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        None,
+        {**CHECKED, "episodes": 19},
+        {**CHECKED, "backend": "kernel"},
+        {**CHECKED, "backend": "other"},
+        {**CHECKED, "largest_return_difference": 2e-6},
+    ],
+)
+def test_an_evaluation_off_the_reference_backend_needs_a_passed_spot_check(check: dict[str, Any] | None) -> None:
+    records = references(*BOTH) + everywhere("a", total=30.0, backend="kernel", spot_check=CHECKED)
+    records += everywhere("b", total=50.0, backend="kernel", spot_check=check)
+    [board] = build(records).boards
+    assert names(board.reward) == ["a", "script", "random"]
+    assert find(board.reward, "b").reason == ("evaluated on kernel without a spot check on highway; ran 0 of 2 suites")
+
+
+def test_an_evaluation_that_does_not_count_is_no_reference_either() -> None:
+    records = references(*BOTH) + everywhere("a", total=30.0)
+    scores = [row.score for row in build(records).boards[0].reward]
+    cheat = [run(spec, "planner_safe", total=31.0, kind="planner", backend="kernel") for spec in BOTH]
+    assert [row.score for row in build(records + cheat).boards[0].reward][:3] == scores
 
 
 def test_an_unregistered_suite_is_in_the_details_only() -> None:

@@ -61,6 +61,7 @@ def test_it_works_from_anywhere_by_package_name(tmp_path):
         (["--agent=nowhere.agents:Mine"], "cannot import 'nowhere.agents'"),
         (["--agent=random", "--suite=mergee"], "unknown suite 'mergee': did you mean 'merge'"),
         (["--agent=random", "--budget=quikc"], "unknown budget 'quikc': did you mean 'quick'"),
+        (["--agent=random", "--evaluation-backend=kernl"], "unknown evaluation backend 'kernl': did you mean 'kernel'"),
         (["--agent=random", "--seeds=5:5"], "--seeds must be N (seeds 0..N-1) or A:B (seeds A..B-1), got '5:5'"),
         (["--agent=random", "--episodes=0"], "--episodes must be at least 1, got 0"),
         (["--agent=random", "--results-dir=/dev/null/x"], "--results-dir /dev/null/x cannot be written"),
@@ -76,6 +77,16 @@ def test_a_pair_that_does_not_fit_is_skipped_with_the_reason(tmp_path):
     done = toy_run(tmp_path, "--agent=toy_suite.agents:Continuous", "-rs")
     assert done.returncode == 0
     assert "Continuous plays continuous actions, suite toy has discrete ones" in done.stdout
+
+
+def test_an_evaluation_backend_is_used_where_a_suite_has_it(tmp_path):
+    arguments = ("--agent=random", "--suite=merge", "--evaluation-backend=highway", "--episodes=2", "-rs")
+    done = toy_run(tmp_path, *arguments)
+    assert "2 passed, 4 skipped" in done.stdout, done.stdout + done.stderr
+    assert "suite toy has no backend 'highway'" in done.stdout
+    (record,) = load_records(tmp_path)
+    assert record.cell["backend"] == {"train": "kernel", "evaluation": "highway"}
+    assert record.eval["spot_check"] is None
 
 
 def test_by_default_an_agent_meets_every_suite_of_the_leaderboard_and_no_other():

@@ -85,6 +85,7 @@ def sections(
             "arrival_rank": {"leader": [1] * episodes, "follower": [2] * (episodes - 1) + [0]},
             "length": [15] * episodes,
             "longest_cost_run": [1] + [0] * (episodes - 1),
+            "spot_check": None,
         },
         "checkpoint": {"sha256": None, "bytes": 0},
     }
@@ -328,7 +329,7 @@ def bad_texts() -> dict[str, tuple[str, str]]:
         "not JSON": ("{hello}", "not JSON"),
         "not a number": ('{"a":NaN}', "NaN is not allowed"),
         "a list": ("[1]", "truncated|a JSON list"),
-        "another schema": (text.replace('"schema":1', '"schema":2'), "unknown schema 2, this version reads schema 1"),
+        "another schema": (text.replace('"schema":2', '"schema":3'), "unknown schema 3, this version reads schema 2"),
         "a section is gone": (dump({k: v for k, v in json.loads(text).items() if k != "eval"}), "eval"),
         "a key is gone": (text.replace('"collisions":3,', ""), r"lacks train\.totals\.collisions"),
         "edited by hand": (text.replace('"collisions":3', '"collisions":0'), "edited after it was written"),
@@ -411,6 +412,55 @@ def test_check_names_the_file_and_the_problem(path: str, value: Any, expected: s
     assert problems
     assert all(problem.startswith(f"{name}: ") and "\n" not in problem for problem in problems)
     assert any(re.search(expected, problem) for problem in problems), problems
+
+
+SPOT_CHECK: dict[str, Any] = {
+    "backend": "exact",
+    "episodes": 4,
+    "decisions": 60,
+    "largest_return_difference": 1e-6,
+    "largest_cost_difference": 0.0,
+    "largest_observation_difference": 0.0,
+}
+
+
+@pytest.mark.parametrize("episodes", [4, 600])
+def test_a_spot_check_is_kept_in_every_form_of_the_evaluation(episodes: int, tmp_path: Path) -> None:
+    content = edited(sections(episodes=episodes), "eval.spot_check", {**SPOT_CHECK, "episodes": min(episodes, 20)})
+    record = RunRecord(**{**content, "eval": summarise_evaluation(content["eval"])})
+    assert record.eval["spot_check"]["episodes"] == min(episodes, 20)
+    place(record, tmp_path)
+    assert check_records(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("backend", "highway", "spot_check is of highway, the backend that evaluated"),
+        ("episodes", 3, "spot_check has 3 episodes, of 4 at least 4 are needed"),
+        ("episodes", 5, "spot_check has 5 episodes, of 4 at least 4"),
+        ("largest_return_difference", 1.1e-6, r"largest_return_difference is 1\.1e-06, at most 1e-06"),
+        ("largest_cost_difference", 1.0, "largest_cost_difference is 1, at most"),
+        ("largest_observation_difference", -1.0, "largest_observation_difference is -1"),
+    ],
+)
+def test_a_spot_check_that_proves_nothing_is_no_record(key: str, value: Any, expected: str, tmp_path: Path) -> None:
+    record = RunRecord(**edited(sections(), "eval.spot_check", {**SPOT_CHECK, key: value}))
+    with pytest.raises(RecordError, match=expected):
+        write_record(record, tmp_path)
+    place(record, tmp_path)
+    [problem] = check_records(tmp_path)
+    assert re.search(expected, problem)
+
+
+def test_a_spot_check_without_its_keys_is_refused_by_name() -> None:
+    partial = {key: value for key, value in SPOT_CHECK.items() if key != "decisions"}
+    with pytest.raises(RecordError, match=r"lacks eval\.spot_check\.decisions"):
+        RunRecord(**edited(sections(), "eval.spot_check", partial))
+    with pytest.raises(RecordError, match=r"eval\.spot_check has the wrong type str"):
+        RunRecord(**edited(sections(), "eval.spot_check", "passed"))
+    with pytest.raises(RecordError, match=r"lacks cell\.backend\.evaluation"):
+        RunRecord(**edited(sections(), "cell.backend", {"train": "highway"}))
 
 
 def test_check_reports_a_learner_without_training_points(tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def test_the_tables_show_limits_and_why_a_pair_does_not_fit():
     suites = smb.list_suites().set_index("suite")
     assert suites.loc["toy@1", "cost limits"] == "leader<=1.0 follower<=1.0"
     assert "random" in suites.loc["toy@1", "agents"].split()
+    assert suites.loc["merge@1", "backends"] == "kernel highway"
     assert suites.loc[["merge@1", "merge-official@1"], "leaderboard"].tolist() == ["yes", "no"]
     assert list(smb.list_agents()["agent"]) == registry.agent_names()
 
