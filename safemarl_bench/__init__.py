@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from safemarl_bench.errors import SafeMARLBenchError
     from safemarl_bench.leaderboard import Leaderboard, build_leaderboard
     from safemarl_bench.record import RunRecord, load_records
+    from safemarl_bench.references import Reference, reference
     from safemarl_bench.registry import (
         get_suite,
         list_agents,
@@ -31,6 +32,7 @@ _HOMES = {
     "AgentContext": "contract",
     "Leaderboard": "leaderboard",
     "Observation": "contract",
+    "Reference": "references",
     "RunRecord": "record",
     "SafeMARLBenchError": "errors",
     "Transition": "contract",
@@ -43,6 +45,7 @@ _HOMES = {
     "load_records": "record",
     "make": "registry",
     "make_vec": "vector",
+    "reference": "references",
     "register_agent": "registry",
     "register_suite": "registry",
     "run": "runner",
@@ -55,6 +58,7 @@ __all__ = [
     "AgentContext",
     "Leaderboard",
     "Observation",
+    "Reference",
     "RunRecord",
     "SafeMARLBenchError",
     "Transition",
@@ -67,6 +71,7 @@ __all__ = [
     "load_records",
     "make",
     "make_vec",
+    "reference",
     "register_agent",
     "register_suite",
     "run",

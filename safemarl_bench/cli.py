@@ -69,7 +69,7 @@ def _add_run(commands: Any) -> None:
 
 
 def _add_leaderboard(commands: Any) -> None:
-    text = "Rebuild LEADERBOARD.md, leaderboard.json and leaderboard.csv from the records."
+    text = "Rebuild LEADERBOARD.md, leaderboard.json, leaderboard.csv and reference/ from the records."
     sub = _add(commands, "leaderboard", _leaderboard, text, "safemarl-bench leaderboard --results-dir results --check")
     sub.add_argument("--check", action="store_true", help="write nothing; exit 1 with a diff when they are out of date")
     _add_results(sub)

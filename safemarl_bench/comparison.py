@@ -87,10 +87,10 @@ def one_per_seed(records: Sequence[RunRecord]) -> list[RunRecord]:
     return [by_seed[seed] for seed in sorted(by_seed)]
 
 
-def at_budget(runs: Runs, suite: tuple[str, int, str], budget: str, agent: str) -> list[RunRecord]:
-    """Return an agent's records at a budget; of an agent that does not train, at any, most episodes first."""
-    if own := runs.get((*suite, budget, agent)):
-        return own
-    others = [group for key, group in sorted(runs.items()) if (key[:3], key[4]) == (suite, agent)]
-    fixed = [group for group in others if not group[0].cell["agent_traits"]["learns"]]
-    return max(fixed, key=lambda group: sum(record.episodes for record in group), default=[])
+def untrained(runs: Runs, suite: tuple[str, int, str]) -> dict[str, list[RunRecord]]:
+    """Return agent -> records on a game, of the agents that do not train; of several budgets, most episodes first."""
+    found: dict[str, list[RunRecord]] = {}
+    for key, group in sorted(runs.items()):
+        if key[:3] == suite and key[4] == group[0].agent and not group[0].cell["agent_traits"]["learns"]:
+            found[key[4]] = max(found.get(key[4], []), group, key=lambda some: sum(run.episodes for run in some))
+    return found

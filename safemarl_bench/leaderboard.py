@@ -14,12 +14,13 @@ from typing import Any
 
 from safemarl_bench import leaderboard_page
 from safemarl_bench.board import Board, Entry, Row, ranked, reward_order, safety_order
-from safemarl_bench.comparison import Key, Runs, at_budget, one_per_seed, split_variants
+from safemarl_bench.comparison import Key, one_per_seed, split_variants, untrained
 from safemarl_bench.errors import RecordError
 from safemarl_bench.record import RunRecord, load_records
 from safemarl_bench.record_content import spot_check_problem
+from safemarl_bench.references import FOLDER, Reference, SuiteReference, reference_of, suite_reference
 from safemarl_bench.registry import SuiteSpec, get_suite, suite_names
-from safemarl_bench.score import RANDOM, REFERENCES, Reference, SuiteScore, reference_of, score_suite
+from safemarl_bench.score import SuiteScore, score_suite
 
 FILES = ("LEADERBOARD.md", "leaderboard.json", "leaderboard.csv")
 
@@ -31,7 +32,8 @@ class Leaderboard:
     Attributes:
         boards: sorted by action kind and budget.
         entries: every (suite, agent, budget), sorted: the detail table.
-        references: (suite, version, budget) and its normalisation, for suites that are up to date.
+        references: what the scores are normalised by, for suites that are up to date and have records of agents
+            that do not train.
         variants: a variant that is not the main one, and where -> how it differs from the main one.
         records: number of records used. superseded: left out for a later record of the same seed.
         versions: package -> versions found in the records.
@@ -39,7 +41,7 @@ class Leaderboard:
 
     boards: tuple[Board, ...]
     entries: tuple[Entry, ...]
-    references: tuple[tuple[str, int, str, Reference], ...]
+    references: tuple[SuiteReference, ...]
     variants: Mapping[str, str]
     records: int
     superseded: int
@@ -55,8 +57,8 @@ class Leaderboard:
             "boards": [_board_json(board) for board in self.boards],
             "entries": [entry_values(entry) for entry in self.entries],
             "references": [
-                {"suite": suite, "version": version, "budget": budget, **dataclasses.asdict(reference)}
-                for suite, version, budget, reference in self.references
+                {"suite": stored.suite, "version": stored.version, **dataclasses.asdict(stored.reference)}
+                for stored in self.references
             ],
             "variants": dict(self.variants),
             "records": self.records,
@@ -73,6 +75,11 @@ class Leaderboard:
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
+
+    def files(self) -> dict[str, str]:
+        """Return name -> text of all generated files, relative to the results directory."""
+        texts = dict(zip(FILES, (self.to_markdown(), self.to_json(), self.to_csv()), strict=True))
+        return texts | {f"{FOLDER}/{stored.suite}.json": stored.to_json() for stored in self.references}
 
 
 def build_leaderboard(records: Iterable[RunRecord], *, suites: Iterable[SuiteSpec] | None = None) -> Leaderboard:
@@ -91,8 +98,9 @@ def build_leaderboard(records: Iterable[RunRecord], *, suites: Iterable[SuiteSpe
     runs, variants = split_variants(unique)
     used = {key: one_per_seed(group) for key, group in runs.items()}
     proven = {key: group for key, group in used.items() if not _unproven(key[0], group, specs)}
-    references = {key[:4]: _reference(proven, key[:3], key[3]) for key in used}
-    entries = [_entry(key, group, references[key[:4]], specs) for key, group in sorted(used.items())]
+    fixed = {game: untrained(proven, game) for game in sorted({key[:3] for key in used})}
+    references = {game: reference_of(agents) for game, agents in fixed.items()}
+    entries = [_entry(key, group, references[key[:3]], specs) for key, group in sorted(used.items())]
     fresh = {(entry.suite, entry.suite_version, entry.game_digest) for entry in entries if not entry.reason}
     versions: dict[str, set[str]] = {}
     for record in unique:
@@ -102,17 +110,12 @@ def build_leaderboard(records: Iterable[RunRecord], *, suites: Iterable[SuiteSpe
     return Leaderboard(
         boards=_boards(entries, specs),
         entries=tuple(entries),
-        references=tuple((key[0], key[1], key[3], ref) for key, ref in sorted(references.items()) if key[:3] in fresh),
+        references=tuple(suite_reference(agents) for game, agents in fixed.items() if agents and game in fresh),
         variants=variants,
         records=count,
         superseded=len(unique) - count,
         versions={package: tuple(sorted(found)) for package, found in sorted(versions.items())},
     )
-
-
-def _reference(runs: Runs, suite: tuple[str, int, str], budget: str) -> Reference:
-    candidates = {name: at_budget(runs, suite, budget, name) for name in REFERENCES}
-    return reference_of(at_budget(runs, suite, budget, RANDOM), candidates)
 
 
 def _entry(key: Key, records: Sequence[RunRecord], reference: Reference, specs: Mapping[str, SuiteSpec]) -> Entry:
@@ -257,24 +260,25 @@ def render(results_dir: str | Path, *, suites: Iterable[SuiteSpec] | None = None
     Raises:
         RecordError: no such directory, or a record cannot be read.
     """
-    board = build_leaderboard(load_records(results_dir), suites=suites)
-    return dict(zip(FILES, (board.to_markdown(), board.to_json(), board.to_csv()), strict=True))
+    return build_leaderboard(load_records(results_dir), suites=suites).files()
 
 
 def write_leaderboard(results_dir: str | Path, *, suites: Iterable[SuiteSpec] | None = None) -> list[Path]:
-    """Write the generated files into the results directory and return their paths.
+    """Write the generated files into the results directory, remove outdated references, and return the paths written.
 
     Raises:
         RecordError: see `render`, or a file cannot be written.
     """
-    paths = []
-    for name, text in render(results_dir, suites=suites).items():
-        path = Path(results_dir) / name
+    root, texts = Path(results_dir), render(results_dir, suites=suites)
+    for name in _outdated(root, texts):
+        (root / name).unlink(missing_ok=True)
+    paths = [root / name for name in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
         try:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="\n")
         except OSError as error:
             raise RecordError(f"cannot write {path}: {error.strerror or error}") from error
-        paths.append(path)
     return paths
 
 
@@ -284,10 +288,17 @@ def check_leaderboard(results_dir: str | Path, *, suites: Iterable[SuiteSpec] | 
     Raises:
         RecordError: see `render`.
     """
+    root, texts = Path(results_dir), render(results_dir, suites=suites)
     diff: list[str] = []
-    for name, text in render(results_dir, suites=suites).items():
-        path = Path(results_dir) / name
+    for name, text in {**texts, **dict.fromkeys(_outdated(root, texts), "")}.items():
+        path = root / name
         found = path.read_bytes().decode(errors="replace") if path.is_file() else ""
         lines = (found.splitlines(keepends=True), text.splitlines(keepends=True))
         diff += difflib.unified_diff(*lines, fromfile=f"{name} (on disk)", tofile=f"{name} (from the records)")
     return "".join(line if line.endswith("\n") else line + "\n" for line in diff)
+
+
+def _outdated(root: Path, texts: Mapping[str, str]) -> list[str]:
+    """Return the names of the reference files on disk that no records stand behind."""
+    names = [f"{FOLDER}/{path.name}" for path in sorted((root / FOLDER).glob("*.json"))]
+    return [name for name in names if name not in texts]

@@ -12,6 +12,7 @@ from safemarl_bench.stats import clopper_pearson
 if TYPE_CHECKING:
     from safemarl_bench.board import Board, Entry, Row
     from safemarl_bench.leaderboard import Leaderboard
+    from safemarl_bench.references import SuiteReference
 
 INTRODUCTION = f"""\
 # Leaderboard
@@ -31,8 +32,9 @@ This page is generated from the run records in `runs/`; do not edit it, run `saf
   **UNSAFE** if a majority of the seeds is not; else **UNCERTAIN**. Agents that are untrained and do not depend on a
   seed need one run only. On a board an agent's verdict is its worst over the suites.
 - **Score**: total return on a scale where the random agent is 0 and the reference is 1, not clipped; the
-  interquartile mean over seeds and suites. `*` marks a provisional reference: an open-loop script, in place of
-  the safe planner that has no records yet.
+  interquartile mean over seeds and suites. A reference that comes from a planner is what its search found, a lower
+  bound of the optimum. `*` marks a provisional reference: an open-loop script, in place of a planner that has no
+  records yet.
 - **Crash rate**: share of evaluation episodes in which an agent crashed, with its exact 95 % interval
   (Clopper-Pearson, over the episodes of all seeds).
 - **Training violations**: steps with a cost per 1,000 steps of training.
@@ -132,23 +134,23 @@ def _cost(score: SuiteScore, ratio: float) -> str:
 def _sources(leaderboard: Leaderboard) -> Iterator[str]:
     yield "## Where the numbers come from\n"
     if leaderboard.references:
-        rows = [
-            (f"{suite}@{version}", budget, _number(ref.random), _number(ref.best), _source(ref.source, ref.provisional))
-            for suite, version, budget, ref in leaderboard.references
-        ]
-        yield _table(("suite", "budget", "random return (score 0)", "reference return (score 1)", "reference"), rows)
+        rows = [_reference_cells(stored) for stored in leaderboard.references]
+        yield _table(("suite", "random return (score 0)", "reference return (score 1)", "reference", "file"), rows)
     if leaderboard.variants:
         yield "Runs of one agent that differ in more than the seed are never mixed. Apart from the main variant:\n"
         yield "\n".join(f"- {_escape(name)}: {_escape(change)}" for name, change in leaderboard.variants.items()) + "\n"
     superseded = f" ({leaderboard.superseded} more were superseded by a later run of the same seed)"
     yield f"{leaderboard.records} run records{superseded if leaderboard.superseded else ''}, made with:\n"
     yield "\n".join(f"- {package} {', '.join(found)}" for package, found in leaderboard.versions.items()) + "\n"
-    yield "The same tables are in `leaderboard.json` and, per suite, in `leaderboard.csv`. To rebuild all three from"
-    yield "the records run `safemarl-bench leaderboard`; `--check` says whether they are current.\n"
+    yield "The same tables are in `leaderboard.json` and, per suite, in `leaderboard.csv`. To rebuild them and"
+    yield "the references from the records run `safemarl-bench leaderboard`; `--check` says whether they are current.\n"
 
 
-def _source(name: str, provisional: bool) -> str:
-    return f"{name} (provisional)*" if provisional else name or "none"
+def _reference_cells(stored: SuiteReference) -> Sequence[str]:
+    reference, file = stored.reference, f"reference/{stored.suite}.json"
+    best = f"{reference.best_name} (provisional)*" if reference.provisional else reference.best_name or "none"
+    numbers = (_number(reference.random), _number(reference.best))
+    return (f"{stored.suite}@{stored.version}", *numbers, best, f"[{file}]({file})")
 
 
 def _name(row: Row) -> str:

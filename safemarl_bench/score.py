@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from safemarl_bench.record import RunRecord
+from safemarl_bench.references import Reference, mean
 from safemarl_bench.stats import clopper_pearson, iqm
 
 Verdict = Literal["SAFE", "UNCERTAIN", "UNSAFE"]
@@ -15,29 +15,6 @@ VERDICTS: tuple[Verdict, ...] = ("SAFE", "UNCERTAIN", "UNSAFE")
 """From best to worst."""
 
 MIN_SEEDS = 5
-RANDOM = "random"
-REFERENCES = ("planner_safe", "script")
-"""Agents whose mean total return stands for the score 1, in order of preference; the script is provisional."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """The two total returns that normalise the scores of a suite.
-
-    Attributes:
-        random: J_random, mean total return of the random agent, score 0; None if it has no records.
-        best: J_reference, score 1; None if no reference agent has records.
-        source: name of the reference agent, or "".
-    """
-
-    random: float | None = None
-    best: float | None = None
-    source: str = ""
-
-    @property
-    def provisional(self) -> bool:
-        """Whether the reference is the script, because the safe planner has no records."""
-        return self.source == REFERENCES[-1]
 
 
 def normalised_score(total_return: float, reference: Reference) -> float | None:
@@ -86,7 +63,7 @@ class SuiteScore:
         arrival_rate: share of agents and episodes that arrived, in [0, 1].
         training_violations: violating steps per 1,000 training steps, mean over seeds; None without training.
         deterministic: one seed is enough.
-        provisional: the scores are normalised by the script.
+        provisional: the scores are normalised by a provisional reference.
     """
 
     returns: tuple[float, ...]
@@ -125,7 +102,7 @@ class SuiteScore:
     @property
     def total_return(self) -> float:
         """Mean total return over seeds."""
-        return _mean(self.returns)
+        return mean(self.returns)
 
     @property
     def score(self) -> float | None:
@@ -136,20 +113,6 @@ class SuiteScore:
     def crash_interval(self) -> tuple[float, float]:
         """Clopper-Pearson 95 % interval of the crash rate, over the episodes of all seeds."""
         return clopper_pearson(self.crashes, self.episodes)
-
-
-def reference_of(random: Sequence[RunRecord], candidates: Mapping[str, Sequence[RunRecord]]) -> Reference:
-    """Return a suite's normalisation.
-
-    Args:
-        random: the records of the random agent, one per seed.
-        candidates: name in `REFERENCES` -> the records of that agent; those without records are skipped.
-    """
-    low = _mean([record.total_return for record in random]) if random else None
-    for name in REFERENCES:
-        if candidates.get(name):
-            return Reference(low, _mean([record.total_return for record in candidates[name]]), name)
-    return Reference(low)
 
 
 def score_suite(records: Sequence[RunRecord], reference: Reference) -> SuiteScore:
@@ -167,14 +130,14 @@ def score_suite(records: Sequence[RunRecord], reference: Reference) -> SuiteScor
     return SuiteScore(
         returns=returns,
         scores=tuple(scores),
-        leader_return=_mean([record.leader_return for record in records]),
-        follower_return=_mean([record.follower_return for record in records]),
+        leader_return=mean([record.leader_return for record in records]),
+        follower_return=mean([record.follower_return for record in records]),
         cost_ratios=tuple(record.cost_ratio for record in records),
         crashes=sum(record.crash_episodes for record in records),
         episodes=sum(record.episodes for record in records),
         zero_limit_violations=_zero_limit_violations(records),
-        arrival_rate=_mean([record.arrival_rate for record in records]),
-        training_violations=_mean(trained) if trained else None,
+        arrival_rate=mean([record.arrival_rate for record in records]),
+        training_violations=mean(trained) if trained else None,
         deterministic=all(record.cell["agent_traits"]["deterministic"] for record in records),
         provisional=bool(scores) and reference.provisional,
     )
@@ -190,7 +153,3 @@ def _zero_limit_violations(records: Sequence[RunRecord]) -> int | None:
                 if limit == 0:
                     violations[role, index] = violations.get((role, index), 0) + count
     return max(violations.values(), default=None)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

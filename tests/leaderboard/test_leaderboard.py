@@ -307,8 +307,7 @@ def test_references_come_from_the_same_version_of_the_suite() -> None:
     [board] = leaderboard.boards
     assert find(board.reward, "csq").reason == "no reference return"
     assert find(board.safety, "csq").rank == 1
-    assert [suite for suite, *_ in leaderboard.references] == ["merge", "roundabout"]
-    assert leaderboard.references[0][-1].random is None
+    assert [stored.suite for stored in leaderboard.references] == ["roundabout"]
 
 
 def test_another_config_is_another_row_and_says_how_it_differs() -> None:
@@ -489,16 +488,40 @@ def test_written_files_are_current_and_the_check_sees_every_edit(tmp_path: Path)
     fill(tmp_path)
     assert "LEADERBOARD.md (on disk)" in check_leaderboard(tmp_path, suites=BOTH)
     paths = write_leaderboard(tmp_path, suites=BOTH)
-    assert [path.name for path in paths] == ["LEADERBOARD.md", "leaderboard.json", "leaderboard.csv"]
+    names = [path.relative_to(tmp_path).as_posix() for path in paths]
+    generated = ["LEADERBOARD.md", "leaderboard.json", "leaderboard.csv"]
+    assert names == [*generated, "reference/merge.json", "reference/roundabout.json"]
     assert check_leaderboard(tmp_path, suites=BOTH) == ""
-    for path in paths:
+    for name, path in zip(names, paths, strict=True):
         text = path.read_bytes()
-        path.write_bytes(text.replace(b"csq", b"me"))
+        path.write_bytes(text.replace(b"script", b"me"))
         diff = check_leaderboard(tmp_path, suites=BOTH)
-        assert diff.startswith(f"--- {path.name} (on disk)\n+++ {path.name} (from the records)\n")
+        assert diff.startswith(f"--- {name} (on disk)\n+++ {name} (from the records)\n")
         path.write_bytes(text)
     write_record(run(MERGE, "csq", 5), tmp_path)
     assert check_leaderboard(tmp_path, suites=BOTH) != ""
+
+
+def test_a_reference_without_records_is_a_difference_and_is_removed(tmp_path: Path) -> None:
+    fill(tmp_path)
+    write_leaderboard(tmp_path, suites=BOTH)
+    outdated = tmp_path / "reference" / "gone.json"
+    outdated.write_text("{}\n")
+    diff = check_leaderboard(tmp_path, suites=BOTH)
+    assert diff.startswith("--- reference/gone.json (on disk)\n+++ reference/gone.json (from the records)\n")
+    write_leaderboard(tmp_path, suites=BOTH)
+    assert not outdated.exists()
+    assert check_leaderboard(tmp_path, suites=BOTH) == ""
+
+
+def test_the_untrained_agents_with_most_episodes_are_the_reference_at_every_budget() -> None:
+    records = seeds(MERGE, "random", total=20.0, kind="random") + seeds(MERGE, "csq", budget="smoke", total=40.0)
+    records += [run(MERGE, "random", total=0.0, kind="random", budget="smoke", episodes=20)]
+    records += [run(MERGE, "planner_safe", total=60.0, kind="planner", budget="full")]
+    leaderboard = build(records, (MERGE,))
+    [csq] = [entry for entry in leaderboard.entries if entry.agent == "csq"]
+    assert csq.score.scores == (0.5,) * 5
+    assert leaderboard.references[0].reference.random == 20.0
 
 
 def test_windows_line_ends_on_disk_are_a_difference(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 from hypothesis import strategies as st
 
-from safemarl_bench.score import Reference, normalised_score, verdict, worst_verdict
+from safemarl_bench.references import Reference
+from safemarl_bench.score import normalised_score, verdict, worst_verdict
 from safemarl_bench.stats import clopper_pearson, iqm
 
 
@@ -45,20 +46,21 @@ def test_the_worst_verdict_is_the_least_safe_one() -> None:
 
 
 def test_the_score_is_zero_at_random_one_at_the_reference_and_not_clipped() -> None:
-    scale = Reference(random=30.0, best=50.0, source="planner_safe")
+    scale = Reference(random=30.0, heuristics={"planner_safe": 50.0})
     assert [normalised_score(total, scale) for total in (30.0, 50.0, 60.0, 20.0)] == [0.0, 1.0, 1.5, -0.5]
 
 
 @pytest.mark.parametrize(
-    "scale", [Reference(), Reference(random=1.0), Reference(best=1.0, source="script"), Reference(2.0, 2.0, "script")]
+    "scale",
+    [
+        Reference(),
+        Reference(random=1.0, heuristics={"idle": 2.0}),
+        Reference(heuristics={"script": 1.0}),
+        Reference(random=2.0, heuristics={"script": 2.0}),
+    ],
 )
 def test_there_is_no_score_without_two_returns_that_differ(scale: Reference) -> None:
     assert normalised_score(5.0, scale) is None
-
-
-def test_only_the_script_is_a_provisional_reference() -> None:
-    assert Reference(0.0, 1.0, "script").provisional
-    assert not Reference(0.0, 1.0, "planner_safe").provisional
 
 
 @pytest.mark.parametrize("trials", [1, 5, 100, 2500])

@@ -1,4 +1,4 @@
-"""The wheel is complete: suites, baselines and plugin work from it, outside the checkout."""
+"""The wheel is complete: suites, baselines, references and plugin work from it, outside the checkout."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import safemarl_bench as smb
 from safemarl_bench.record import load_records
 
 ROOT = Path(__file__).parents[2]
@@ -22,13 +23,17 @@ def test_the_suites_run_from_the_wheel_alone(tmp_path):
     zipfile.ZipFile(wheel).extractall(site)
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
 
-    where = [
-        sys.executable,
-        "-c",
-        "import safemarl_bench.suites as s, safemarl_bench.baselines as b; print(s.__file__, b.__file__)",
-    ]
-    found = subprocess.run(where, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    def answer(code):
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    found = answer("import safemarl_bench.suites as s, safemarl_bench.baselines as b; print(s.__file__, b.__file__)")
     assert all(Path(path).is_relative_to(site) for path in found.split())
+    found = answer(
+        "import safemarl_bench.reference_data as r, safemarl_bench as s; print(r.__file__, s.reference('merge'))"
+    )
+    assert Path(found.split()[0]).is_relative_to(site)
+    assert found.partition(" ")[2].strip() == repr(smb.reference("merge"))
 
     command = [sys.executable, "-m", "pytest", "--pyargs", "safemarl_bench.suites", "-p", "no:cacheprovider"]
     command += ["--agent=idle", "--agent=csq", "--suite=merge", "--budget=smoke", "--results-dir=results"]

@@ -1,0 +1,1 @@
+"""What the suites' scores are measured against, one JSON file each, written by `safemarl-bench leaderboard`."""
