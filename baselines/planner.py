@@ -4,7 +4,8 @@
 equal returns for the least cost; `planner_safe` does the same among plans that cost nothing at all. Games are
 deterministic, so a plan is a sequence of joint actions, made before the episode and played with closed eyes.
 
-The search is a beam search on the batched simulator, decision by decision. Until they touch, the vehicles do not
+The search is a beam search on the batched simulator, decision by decision; of continuous actions it tries a few evenly
+spaced ones, the same throughout a decision. Until they touch, the vehicles do not
 feel each other, so what a joint action leads to is foreseen from the vehicles' moves alone, and only the plans that
 would be kept are simulated jointly, which shows collisions and costs. A partial plan is ranked by its return so far
 plus what each vehicle could still earn if it were alone: an optimistic completion, read off a table of the best
@@ -19,15 +20,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import gymnasium
 import numpy as np
 
-from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation
+from safemarl_bench.contract import AgentContext
 from safemarl_bench.driving import kernel
 from safemarl_bench.driving.core import BatchedDriving
-from safemarl_bench.errors import ContractError
+from safemarl_bench.driving.planned import PlannedAgent
 
 SIMULATORS = 512
 """Environments stepped at once."""
@@ -44,9 +46,16 @@ class PlannerConfig:
     """Width of the beam, and sizes of the cells in which situations count as the same.
 
     Large cells keep plans of different kinds in the beam, small ones the last metre that saves a decision.
+
+    Width and cells were first chosen with evaluation episodes of merge and roundabout in view, so they were checked on
+    40 fresh ones of the stream "train": width 4096 found not one plan with more return on either suite, nor did five
+    sizes of cells on merge; width 256 lost 0.2 and 0.03 of `planner_safe`'s 152.0 and 132.0. On the intersection, on 20
+    fresh episodes (`planner_safe` 174.45, `planner` 177.40): 9 levels lost 0.25 and 0.70, width 256 with cells of 4, 2
+    and 0.5 lost 0.75 and 0.40, cells of 4 and 2 lost 0 and 0.60. Of 7 to 33 levels, 17 did best at a given width.
     """
 
     width: int = 1024  # partial plans kept per decision
+    levels: int = 17  # of a continuous action, evenly spaced over its range
     cells: tuple[float, ...] = (2.0, 0.5)  # m and m/s; one search for each size, the best plan counts
     table_cells: float = 1.0  # the same for the solo tables
 
@@ -55,7 +64,7 @@ class Plan(NamedTuple):
     """A complete plan.
 
     Attributes:
-        actions: (T', 2) int64, joint actions until both vehicles are done.
+        actions: (T', 2) int64 or float32, joint actions until both vehicles are done.
         total_return: leader's plus follower's undiscounted reward. cost: the same of the cost.
     """
 
@@ -68,7 +77,7 @@ class Nodes(NamedTuple):
     """N partial plans, all of the same length.
 
     Attributes:
-        cars: (N, 2, 19) simulator states. actions: (N, t, 2) int64, how they were reached.
+        cars: (N, 2, 20) simulator states. actions: (N, t, 2), how they were reached.
         gained: (N,) total return so far. cost: (N,) total cost so far.
     """
 
@@ -86,7 +95,7 @@ def cells_of(cars: np.ndarray, size: float) -> np.ndarray:
     """Return the cell of each car.
 
     Args:
-        cars: (N, 19), rows of a simulator state. size: of a cell, m and m/s.
+        cars: (N, 20), rows of a simulator state. size: of a cell, m and m/s.
 
     Returns:
         (N,) int64, one number for position, speed and target lane, the position last.
@@ -102,10 +111,10 @@ def play(core: BatchedDriving, cars: np.ndarray, actions: np.ndarray) -> tuple[n
     """Take one decision from many states.
 
     Args:
-        cars: (N, 2, 19). actions: (N, 2) int64.
+        cars: (N, 2, 20). actions: (N, 2).
 
     Returns:
-        next states (N, 2, 19), rewards (N, 2), total cost (N,), collision (N,) bool.
+        next states (N, 2, 20), rewards (N, 2), total cost (N,), collision (N,) bool.
     """
     results = []
     for first in range(0, len(cars), core.num_envs):
@@ -123,19 +132,29 @@ def play(core: BatchedDriving, cars: np.ndarray, actions: np.ndarray) -> tuple[n
     return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))
 
 
+def menu_of(space: gymnasium.Space[Any], levels: int) -> np.ndarray:
+    """Return the actions that are tried in each decision, (A,): all meta-actions, int64, or some levels, float32."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return np.arange(space.n, dtype=np.int64)
+    assert isinstance(space, gymnasium.spaces.Box)
+    return np.linspace(space.low[0], space.high[0], levels, dtype=np.float32)
+
+
 class SoloTables(NamedTuple):
     """What a lone vehicle can still earn, by the number of decisions since the start and by cell.
 
     Attributes:
-        size: of a cell, m and m/s. cells: per decision (C,) int64, sorted. values: per decision (C,).
+        menu: (A,) the actions that are tried. size: of a cell, m and m/s.
+        cells: per decision (C,) int64, sorted. values: per decision (C,).
     """
 
+    menu: np.ndarray
     size: float
     cells: list[np.ndarray]
     values: list[np.ndarray]
 
     def look_up(self, decision: int, cars: np.ndarray) -> np.ndarray:
-        """Return the values of live cars (N, 19), (N,): that of the next cell where theirs is not in the table."""
+        """Return the values of live cars (N, 20), (N,): that of the next cell where theirs is not in the table."""
         if decision >= len(self.cells):  # later than any lone vehicle of the table
             return np.zeros(len(cars))
         known = self.cells[decision]
@@ -145,7 +164,7 @@ class SoloTables(NamedTuple):
 
 
 def alone(cars: np.ndarray, car: int) -> np.ndarray:
-    """Return states (N, 2, 19) from which one vehicle, a row of `cars` (N, 2, 19), goes on as if the other had arrived.
+    """Return states (N, 2, 20) from which one vehicle, a row of `cars` (N, 2, 20), goes on as if the other had arrived.
 
     An arrival then earns the second's reward.
     """
@@ -156,42 +175,44 @@ def alone(cars: np.ndarray, car: int) -> np.ndarray:
     return lone
 
 
-def moves(core: BatchedDriving, lone: np.ndarray, car: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Try all five actions of a lone vehicle.
+def moves(
+    core: BatchedDriving, lone: np.ndarray, car: int, menu: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Try all actions of a lone vehicle.
 
     Args:
-        lone: (N, 2, 19), see `alone`.
+        lone: (N, 2, 20), see `alone`. menu: (A,).
 
     Returns:
-        next states (N, 5, 2, 19), rewards (N, 5), -inf for a collision, whether it is live (N, 5).
+        next states (N, A, 2, 20), rewards (N, A), -inf for a collision, whether it is live (N, A).
     """
-    joint = np.zeros((len(lone) * kernel.ACTIONS, 2), np.int64)
-    joint[:, car] = np.tile(np.arange(kernel.ACTIONS), len(lone))
-    cars, rewards, _, crashed = play(core, np.repeat(lone, kernel.ACTIONS, axis=0), joint)
-    shape = (len(lone), kernel.ACTIONS)
+    shape = (len(lone), len(menu))
+    joint = np.zeros((lone.shape[0] * len(menu), 2), menu.dtype)
+    joint[:, car] = np.tile(menu, len(lone))
+    cars, rewards, _, crashed = play(core, np.repeat(lone, len(menu), axis=0), joint)
     earned = np.where(crashed, -np.inf, rewards[:, car])
     running = cars[:, car, kernel.LIVE] != 0.0
     return cars.reshape(*shape, 2, kernel.STATE_WIDTH), earned.reshape(shape), running.reshape(shape)
 
 
-def solo_tables(core: BatchedDriving, starts: np.ndarray, car: int, size: float) -> SoloTables:
+def solo_tables(core: BatchedDriving, starts: np.ndarray, car: int, menu: np.ndarray, size: float) -> SoloTables:
     """Return what one vehicle can still earn without the other, after 0, 1, 2, ... decisions from `starts`.
 
     Dynamic programming over cells: each cell is represented by the first state found in it.
 
     Args:
-        starts: (N, 2, 19), all at the same decision. car: 0 or 1. size: of a cell, m and m/s.
+        starts: (N, 2, 20), all at the same decision. car: 0 or 1. menu: (A,). size: of a cell, m and m/s.
     """
     cells, first = np.unique(cells_of(starts[:, car], size), return_index=True)
     frontier, layers = alone(starts[first], car), []
     while len(frontier):
-        cars, earned, running = moves(core, frontier, car)
+        cars, earned, running = moves(core, frontier, car, menu)
         reached, first, child = np.unique(cells_of(cars[running][:, car], size), return_index=True, return_inverse=True)
         successor = np.full(running.shape, len(reached))  # one past the end: nothing more to earn
         successor[running] = child
         layers.append((cells, earned, successor))
         frontier, cells = cars[running][first], reached
-    tables, to_go = SoloTables(size, [], []), np.zeros(1)
+    tables, to_go = SoloTables(menu, size, [], []), np.zeros(1)
     for cells, earned, successor in reversed(layers):
         best = (earned + to_go[successor]).max(1)
         tables.cells.insert(0, cells)
@@ -204,8 +225,8 @@ class Outlook(NamedTuple):
     """What each action of one vehicle leads to without the other.
 
     Attributes:
-        value: (N, 5) reward and what can be earned later; -inf for a collision, and for an action that does the
-            same as one before it. cell: (N, 5) int64, -1 once done.
+        value: (N, A) reward and what can be earned later; -inf for a collision, and for an action that does the
+            same as one before it. cell: (N, A) int64, -1 once done.
     """
 
     value: np.ndarray
@@ -216,13 +237,13 @@ def foresee(core: BatchedDriving, nodes: Nodes, car: int, tables: SoloTables, si
     """Return the outlook of one vehicle in N plans; the many plans that share its state are simulated once."""
     own = np.ascontiguousarray(nodes.cars[:, car])
     _, first, shared = np.unique(own.view(f"V{own[0].nbytes}")[:, 0], return_index=True, return_inverse=True)
-    cars, value, running = moves(core, alone(nodes.cars[first], car), car)
+    cars, value, running = moves(core, alone(nodes.cars[first], car), car, tables.menu)
     after = cars[:, :, car]
     cell = np.full(running.shape, -1)
     if running.any():
         cell[running] = cells_of(after[running], size)
         value[running] += tables.look_up(nodes.actions.shape[1] + 1, after[running])
-    for action in range(1, kernel.ACTIONS):
+    for action in range(1, len(tables.menu)):
         repeated = (after[:, :action] == after[:, action : action + 1]).all(2).any(1)
         value[repeated, action] = -np.inf
     return Outlook(value[shared], cell[shared])
@@ -232,7 +253,7 @@ class Candidates(NamedTuple):
     """M continuations by one decision that are not simulated yet, the most promising first.
 
     Attributes:
-        parent: (M,) index of the plan. actions: (M, 2) int64. value: (M,) what it can reach at best.
+        parent: (M,) index of the plan. actions: (M, 2). value: (M,) what it can reach at best.
         cost: (M,) total cost before this decision. situation: (M,) int64, equal for equal pairs of cells.
         complete: (M,) bool, both vehicles are then done.
     """
@@ -249,7 +270,7 @@ class Candidates(NamedTuple):
         return Candidates(*(array[chosen] for array in self))
 
 
-def continuations(nodes: Nodes, outlooks: list[Outlook]) -> Candidates:
+def continuations(nodes: Nodes, outlooks: list[Outlook], menu: np.ndarray) -> Candidates:
     """Return all continuations in which no vehicle collides alone, by value, then by cost."""
     one, two = outlooks
     nobody_arrived = (nodes.cars[:, :, kernel.RANK] == 0.0).all(1)
@@ -263,7 +284,7 @@ def continuations(nodes: Nodes, outlooks: list[Outlook]) -> Candidates:
     (_, row), (_, column) = (np.unique(cell, return_inverse=True) for cell in cells)
     return Candidates(
         parent,
-        np.stack([first, second], axis=1),
+        menu[np.stack([first, second], axis=1)],
         value,
         nodes.cost[parent],
         row * (len(row) + 1) + column,
@@ -280,21 +301,60 @@ def realise(core: BatchedDriving, nodes: Nodes, chosen: Candidates, free_only: b
     return after.take(allowed), allowed
 
 
+class Queues(NamedTuple):
+    """Candidates by situation: one queue for each of S situations, the most promising situation first.
+
+    Attributes:
+        order: (M,) indices of candidates, queue after queue, each in the order of promise.
+        number: (M,) int64, the queue that a candidate is in.
+        begin, end: (S,) where in `order` each queue is. taken: (S,) how many of it were taken.
+    """
+
+    order: np.ndarray
+    number: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+    taken: np.ndarray
+
+    def take(self, queues: np.ndarray) -> np.ndarray:
+        """Take from some queues as many again as were taken, at least one, while they last; return indices, rising."""
+        begin = self.begin[queues] + self.taken[queues]
+        length = np.minimum(self.end[queues] - begin, np.maximum(self.taken[queues], 1))
+        self.taken[queues] += length
+        before = np.cumsum(length) - length
+        indices: np.ndarray = np.sort(self.order[np.repeat(begin - before, length) + np.arange(length.sum())])
+        return indices
+
+    def lasting(self, queues: np.ndarray) -> np.ndarray:
+        """Return which of some queues have candidates left."""
+        left: np.ndarray = self.begin[queues] + self.taken[queues] < self.end[queues]
+        return left
+
+
+def queues_of(situation: np.ndarray) -> Queues:
+    """Return the queues of candidates whose situations are given in the order of their promise, (M,) int64."""
+    order = np.argsort(situation, kind="stable")
+    begin = np.flatnonzero(np.diff(situation[order], prepend=situation[order[:1]] - 1))
+    end = np.append(begin[1:], len(order))
+    by_promise = np.argsort(order[begin])
+    number = np.empty(len(order), np.int64)
+    number[order] = np.repeat(np.argsort(by_promise), end - begin)
+    return Queues(order, number, begin[by_promise], end[by_promise], np.zeros(len(begin), np.int64))
+
+
 def select(core: BatchedDriving, nodes: Nodes, candidates: Candidates, width: int, free_only: bool) -> Nodes:
     """Return at most `width` allowed continuations, the best of each situation as far as they go."""
-    kept: list[Nodes] = []
-    room = width
-    while room and len(candidates.parent):
-        _, first = np.unique(candidates.situation, return_index=True)
-        tried = np.sort(first)[:room]
-        after, allowed = realise(core, nodes, candidates.take(tried), free_only)
-        kept.append(after)
-        room -= len(after.gained)
-        left = ~np.isin(candidates.situation, candidates.situation[tried[allowed]])
-        left[tried] = False
-        candidates = candidates.take(left)
-    if not kept:
+    if not len(candidates.parent):
         return nodes.take(np.zeros(0, np.int64))
+    kept, room, queues = [], width, queues_of(candidates.situation)
+    waiting = np.arange(len(queues.begin))
+    while room and len(waiting):
+        tried = queues.take(waiting[:room])
+        after, allowed = realise(core, nodes, candidates.take(tried), free_only)
+        served, best = np.unique(queues.number[tried[allowed]], return_index=True)
+        kept.append(after.take(np.sort(best)))
+        room -= len(best)
+        waiting = waiting[queues.lasting(waiting) & ~np.isin(waiting, served)]
     return Nodes(*(np.concatenate(parts) for parts in zip(*kept, strict=True)))
 
 
@@ -332,10 +392,11 @@ def beam_search(
 ) -> Plan | None:
     """Return the best plan that one search finds, or None; see `search`."""
     best: Plan | None = None
-    nodes = Nodes(start[None], np.zeros((1, 0, 2), np.int64), np.zeros(1), np.zeros(1))
+    menu = tables[0].menu
+    nodes = Nodes(start[None], np.zeros((1, 0, 2), menu.dtype), np.zeros(1), np.zeros(1))
     while len(nodes.gained):
         outlooks = [foresee(core, nodes, car, own, size) for car, own in enumerate(tables)]
-        candidates = useful(continuations(nodes, outlooks), best)
+        candidates = useful(continuations(nodes, outlooks, menu), best)
         complete = candidates.take(candidates.complete)
         if len(complete.parent):
             best = better(best, best_of(realise(core, nodes, complete, free_only)[0]))
@@ -355,7 +416,7 @@ def search(
     """Return the best plan without a collision that is found: the largest return, then the least cost.
 
     Args:
-        core: any number of environments. start: (2, 19), one environment's state.
+        core: any number of environments. start: (2, 20), one environment's state.
         tables: of both vehicles, from starts like this one, see `solo_tables`.
         free_only: only plans without any cost.
 
@@ -369,31 +430,22 @@ def search(
     return best
 
 
-class Planner(Agent):
+class Planner(PlannedAgent):
     """Plays the plan with the largest return that the search finds among those without a collision.
 
     Where it finds none, every action is the neutral one.
     """
 
-    action_kinds: ClassVar[tuple[str, ...]] = ("discrete",)
-    learns: ClassVar[bool] = False
-    deterministic: ClassVar[bool] = True
-    privileged: ClassVar[str] = "planner"
-    needs_backend: ClassVar[str] = "kernel"
+    made_for: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "scenario": ("merge", "roundabout", "intersection"),
+        "profile": ("default", None),
+    }
     Config: ClassVar[type] = PlannerConfig
 
     def __init__(self, context: AgentContext, config: Any) -> None:
-        """Build the simulators.
-
-        Raises:
-            ContractError: the context has no simulator.
-        """
+        """Build the simulators; see `PlannedAgent`."""
         super().__init__(context, config)
-        if context.simulator is None:
-            raise ContractError(f"{type(self).__name__} needs the game's simulator, and the context has none")
-        if not kernel.COMPILED:
-            warnings.warn("planning is slow without numba: pip install 'safemarl-bench[kernel]'", stacklevel=2)
-        self._start = context.simulator(1)
+        assert context.simulator is not None
         self._core = context.simulator(SIMULATORS)
         self.plan: Plan | None = None
 
@@ -403,28 +455,23 @@ class Planner(Agent):
         assert self.context.simulator is not None
         starts = self.context.simulator(TABLE_STARTS)
         starts.reset(stream="search")
-        return [solo_tables(self._core, starts.get_state(), car, self.config.table_cells) for car in range(2)]
+        state, size = starts.get_state(), self.config.table_cells
+        menus = [menu_of(self.context.action_spaces[agent], self.config.levels) for agent in self.context.agents]
+        return [solo_tables(self._core, state, car, menu, size) for car, menu in enumerate(menus)]
 
     def find(self, start: np.ndarray) -> Plan | None:
-        """Return the plan for an episode that starts in a state, (2, 19)."""
+        """Return the plan for an episode that starts in a state, (2, 20)."""
         return search(self._core, start, self.tables, self.config)
 
-    def start_episode(self, stream: str, seed: int, episode: int) -> None:
-        """Make the plan; see `Agent.start_episode`."""
-        self._start.reset(stream=stream, seeds=seed, episodes=episode)
-        self.plan = self.find(self._start.get_state()[0])
-
-    def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
-        """Return the plan's actions of decision `observation.step`; see `Agent.act`."""
-        neutral = np.array([[self.context.neutral_actions[agent] for agent in self.context.agents]], np.int64)
-        actions = neutral if self.plan is None else np.concatenate([self.plan.actions, neutral])
-        now = actions[np.minimum(observation.step, len(actions) - 1)]
-        return {agent: now[:, index] for index, agent in enumerate(self.context.agents)}
+    def plan_actions(self) -> np.ndarray:
+        """Return the actions of the plan that is found, or none; see `PlannedAgent.plan_actions`."""
+        self.plan = self.find(self.simulator.get_state()[0])
+        return np.zeros((0, 2), np.int64) if self.plan is None else self.plan.actions
 
 
 class SafePlanner(Planner):
     """The same among the plans without any cost; where it finds none, it does what `Planner` does."""
 
     def find(self, start: np.ndarray) -> Plan | None:
-        """Return the plan for an episode that starts in a state, (2, 19)."""
+        """Return the plan for an episode that starts in a state, (2, 20)."""
         return search(self._core, start, self.tables, self.config, free_only=True) or super().find(start)

@@ -166,6 +166,8 @@ class Agent(ABC):
         deterministic: untrained and independent of the seed: one record is enough.
         privileged: "" for an ordinary agent, "planner" or "oracle" for one that uses the simulator.
         needs_backend: "", or a backend that a suite must have for the agent to run on it.
+        made_for: setting of a suite's ``[env]`` -> the values that the agent can do with, None where the suite may
+            leave it out; for agents that know the simulator of some scenarios.
         Config: a frozen dataclass; its fields are the keys that a suite file or `--set` may give.
     """
 
@@ -176,6 +178,7 @@ class Agent(ABC):
     deterministic: ClassVar[bool] = False
     privileged: ClassVar[str] = ""
     needs_backend: ClassVar[str] = ""
+    made_for: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     Config: ClassVar[type] = NoConfig
 
     def __init__(self, context: AgentContext, config: Any) -> None:

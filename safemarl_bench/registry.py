@@ -324,6 +324,11 @@ def incompatibility(spec: SuiteSpec, agent_class: type[Agent]) -> str:
         return f"{agent_class.__name__} plays {able} actions, suite {spec.name} has {spec.action_kind} ones"
     if agent_class.needs_backend and agent_class.needs_backend not in spec.backends:
         return f"{agent_class.__name__} needs the backend {agent_class.needs_backend}, suite {spec.name} has none"
+    for setting, values in agent_class.made_for.items():
+        if spec.env.get(setting) not in values:
+            able = " or ".join(str(value) for value in values if value is not None)
+            given = spec.env.get(setting)
+            return f"{agent_class.__name__} is made for {setting} {able}, suite {spec.name} has {given}"
     return ""
 
 

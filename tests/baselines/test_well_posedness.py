@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from safemarl_bench.baselines.planner import Planner, PlannerConfig, search
+from safemarl_bench.baselines.planner import Planner, search
 
 import safemarl_bench as smb
+from safemarl_bench.contract import build_config
 from safemarl_bench.driving.core import BatchedDriving
 from safemarl_bench.evaluation import EVALUATION_SEED, STREAM
-from safemarl_bench.registry import get_suite, make_context
+from safemarl_bench.registry import get_suite, make_context, suite_names
 from safemarl_bench.rng import generator
 
 SPAWNS = 24
@@ -21,26 +22,38 @@ RANDOM_EPISODES = 2000
 
 def random_return(suite: str) -> float:
     """Return the mean total return of uniform actions."""
-    core, rng = BatchedDriving(get_suite(suite), RANDOM_EPISODES), generator("policy", 0)
+    spec, rng, shape = get_suite(suite), generator("policy", 0), (RANDOM_EPISODES, 2)
+    core = BatchedDriving(spec, RANDOM_EPISODES)
     core.reset(stream=STREAM, seeds=EVALUATION_SEED)
     total = 0.0
-    for _ in range(core.spec.horizon):
-        total += float(core.step(rng.integers(5, size=(RANDOM_EPISODES, 2))).reward.sum())
+    for _ in range(spec.horizon):
+        discrete = spec.action_kind == "discrete"
+        total += float(core.step(rng.integers(5, size=shape) if discrete else rng.uniform(-1, 1, shape)).reward.sum())
     return total / RANDOM_EPISODES
 
 
+def suites_with_a_gap() -> list[str]:
+    specs = map(get_suite, suite_names())
+    return [spec.name for spec in specs if spec.ranked and spec.env.get("gap")]
+
+
+def test_three_suites_have_a_gap() -> None:
+    assert suites_with_a_gap() == ["intersection", "merge", "roundabout"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", ["merge", "roundabout"])
+@pytest.mark.parametrize("suite", suites_with_a_gap())
 def test_the_constraint_binds_and_can_be_kept(suite: str) -> None:
     spec, game = get_suite(suite), smb.make(suite)
-    planner = Planner(make_context(spec, game, steps=0, seed=0, agent_class=Planner), PlannerConfig())
+    config = build_config(Planner, spec.agents.get("planner", {}))
+    planner = Planner(make_context(spec, game, steps=0, seed=0, agent_class=Planner), config)
     game.close()
     core, starts = BatchedDriving(spec, 512), BatchedDriving(spec, SPAWNS)
     starts.reset(stream=STREAM, seeds=EVALUATION_SEED)
     returns, costs, free = [], [], []
     for start in starts.get_state():
-        plan = search(core, start, planner.tables, planner.config)
-        safe = search(core, start, planner.tables, planner.config, free_only=True)
+        plan = search(core, start, planner.tables, config)
+        safe = search(core, start, planner.tables, config, free_only=True)
         assert plan is not None
         assert safe is not None
         returns.append(plan.total_return)
