@@ -1,5 +1,8 @@
 """Bi-AC, bi-level actor-critic: Zhang et al., *Bi-level Actor-Critic for Multi-agent Coordination*, AAAI 2020.
-Discrete actions; one leader (1), one follower (2); no constraints: what ignoring them costs.
+One leader (1), one follower (2); no constraints: what ignoring them costs.
+
+Continuous actions: CS-MADDPG (see cs_maddpg.py) without cost critics and multipliers, so that both actors
+ascend their Q_i alone. Discrete actions: as below.
 
 Critics Q1, Q2 of the global state, one output per joint action; the follower has an actor
 pi2(. | o2, a1), the leader has none. With the follower's answer a2(a1) = argmax over a of pi2(a | o2, a1),
@@ -30,14 +33,16 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from safemarl_bench.contract import AgentContext, Observation
+from safemarl_bench.contract import Agent, AgentContext, Observation
 from safemarl_bench.errors import ContractError
-from safemarl_bench.learning import Adam, Batch, Decision, Ensemble, JointQAgent, JointQConfig, respect_done
+from safemarl_bench.learning import Adam, Batch, Decision, Ensemble, JointQAgent, OffPolicyConfig, respect_done
+
+from .cs_maddpg import CSMADDPG, DeterministicConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class BiACConfig(JointQConfig):
-    """What Bi-AC can set beside `JointQConfig`."""
+class BiACConfig(OffPolicyConfig):
+    """What Bi-AC can set beside `OffPolicyConfig` where actions are discrete."""
 
     actor_rate: float = 1e-3  # of Adam, for the follower's actor
 
@@ -71,11 +76,29 @@ def actor_gradient(logits: torch.Tensor, q_follower: torch.Tensor) -> torch.Tens
     return policy * advantage / -(logits.shape[0] * logits.shape[1])
 
 
+@dataclasses.dataclass(frozen=True)
+class ContinuousBiACConfig(DeterministicConfig):
+    """What Bi-AC can set where actions are continuous: nothing beside `DeterministicConfig`."""
+
+
+class ContinuousBiAC(CSMADDPG):
+    """Bi-level actor-critic without constraints, continuous actions."""
+
+    Config: ClassVar[type] = ContinuousBiACConfig
+    constrained: ClassVar[bool] = False
+
+
 class BiAC(JointQAgent):
-    """Bi-level actor-critic without constraints."""
+    """Bi-level actor-critic without constraints, discrete actions; `ContinuousBiAC` plays continuous ones."""
 
     Config: ClassVar[type] = BiACConfig
+    action_kinds: ClassVar[tuple[str, ...]] = ("discrete", "continuous")
     constrained: ClassVar[bool] = False
+
+    @classmethod
+    def for_actions(cls, action_kind: str) -> type[Agent]:
+        """See `Agent.for_actions`."""
+        return ContinuousBiAC if action_kind == "continuous" else cls
 
     def __init__(self, context: AgentContext, config: Any) -> None:
         """See `JointQAgent`."""

@@ -31,12 +31,12 @@ import numpy as np
 import torch
 
 from safemarl_bench.contract import AgentContext
-from safemarl_bench.learning import Decision, JointQAgent, JointQConfig, discounted_limits
+from safemarl_bench.learning import Decision, JointQAgent, OffPolicyConfig, discounted_limits
 from safemarl_bench.stackelberg import solve
 
 
 @dataclasses.dataclass(frozen=True)
-class CSQConfig(JointQConfig):
+class CSQConfig(OffPolicyConfig):
     """CSQ adds nothing to what every joint-action Q learner can set."""
 
 

@@ -34,7 +34,7 @@ from safemarl_bench.learning import (
     Batch,
     Decision,
     JointQAgent,
-    JointQConfig,
+    OffPolicyConfig,
     PrioritizedReplay,
     discounted_limits,
     draw_cells,
@@ -44,8 +44,8 @@ from safemarl_bench.stackelberg import BACKENDS, exploration_pairs, solve
 
 
 @dataclasses.dataclass(frozen=True)
-class MIPPCSQConfig(JointQConfig):
-    """What MIP-PCSQ can set beside `JointQConfig`."""
+class MIPPCSQConfig(OffPolicyConfig):
+    """What MIP-PCSQ can set beside `OffPolicyConfig`."""
 
     backend: str = "torch"  # of the equilibrium: a name in safemarl_bench.stackelberg.BACKENDS
     alpha: float = 0.6  # how much priorities count: 0 draws uniformly
@@ -57,7 +57,7 @@ class MIPPCSQConfig(JointQConfig):
     lam_g_follower: float = 1.0  # weight of each |dG2|
 
     def __post_init__(self) -> None:
-        """Check ranges; see `JointQConfig`.
+        """Check ranges; see `OffPolicyConfig`.
 
         Raises:
             ContractError: a share outside [0, 1], a negative weight, or eps_p that is not positive.

@@ -181,6 +181,14 @@ class Agent(ABC):
     made_for: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     Config: ClassVar[type] = NoConfig
 
+    @classmethod
+    def for_actions(cls, action_kind: str) -> type[Agent]:
+        """Return the class that plays in this one's name where actions are of that kind, one of `action_kinds`.
+
+        The class itself, unless an algorithm takes two forms with settings of their own.
+        """
+        return cls
+
     def __init__(self, context: AgentContext, config: Any) -> None:
         """Build an untrained agent.
 

@@ -134,6 +134,7 @@ def resolve_cell(
     """
     spec, agent_class = get_suite(suite), get_agent(agent)
     check_pair(spec, agent_class)
+    agent_class = agent_class.for_actions(spec.action_kind)
     spec.budget_steps(budget)
     if episodes is None:
         episodes = SMOKE_EPISODES if budget == "smoke" else DEFAULT_EPISODES

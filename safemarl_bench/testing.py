@@ -170,6 +170,7 @@ def check_agent(agent: str | type[Agent], suite: str) -> None:
     agent_class = get_agent(agent) if isinstance(agent, str) else agent
     name = agent if isinstance(agent, str) else agent.__name__
     check_pair(spec, agent_class)
+    agent_class = agent_class.for_actions(spec.action_kind)
     game = make(suite)
     try:
         context = make_context(spec, game, steps=CHECK_DECISIONS, seed=1, agent_class=agent_class)

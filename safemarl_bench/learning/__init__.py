@@ -1,29 +1,32 @@
 """Building blocks of learners: replay memories, network ensembles, schedules, joint-action Q learning."""
 
-from safemarl_bench.learning.agent import Batch, Decision, JointQAgent, JointQConfig
+from safemarl_bench.learning.agent import Batch, OffPolicyAgent, OffPolicyConfig
+from safemarl_bench.learning.boxes import JointBoxes
 from safemarl_bench.learning.critics import (
-    Critics,
     squared_losses,
     squared_losses_gradient,
     td_errors,
     td_targets,
 )
-from safemarl_bench.learning.ensemble import Adam, Ensemble, soft_update
+from safemarl_bench.learning.ensemble import Adam, Ensemble, TrainedEnsemble, soft_update
 from safemarl_bench.learning.joint import JointActions, discounted_limits, draw_cells, respect_done
+from safemarl_bench.learning.joint_q import Decision, JointQAgent
 from safemarl_bench.learning.replay import PrioritizedReplay, ReplayBuffer
 from safemarl_bench.learning.schedules import linear
 
 __all__ = [
     "Adam",
     "Batch",
-    "Critics",
     "Decision",
     "Ensemble",
     "JointActions",
+    "JointBoxes",
     "JointQAgent",
-    "JointQConfig",
+    "OffPolicyAgent",
+    "OffPolicyConfig",
     "PrioritizedReplay",
     "ReplayBuffer",
+    "TrainedEnsemble",
     "discounted_limits",
     "draw_cells",
     "linear",

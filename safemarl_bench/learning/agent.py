@@ -1,4 +1,4 @@
-"""The loop that all joint-action Q learners share: act, remember, update critics; subclasses choose the pairs.
+"""The loop that all off-policy learners share: remember, update critics, save; subclasses choose the actions.
 
 Nothing of random state is kept: acting draws from the generator it is given, a batch is a function
 of (seed, update), and initial networks are a function of the seed.
@@ -6,10 +6,9 @@ of (seed, update), and initial networks are a function of the seed.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,9 +17,10 @@ import torch
 
 from safemarl_bench.checkpoint import read_checkpoint, write_checkpoint
 from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation, Transition
-from safemarl_bench.errors import CheckpointError, ContractError, SolveError
-from safemarl_bench.learning.critics import Critics, squared_losses, squared_losses_gradient, td_errors, td_targets
-from safemarl_bench.learning.joint import JointActions, respect_done
+from safemarl_bench.errors import CheckpointError, ContractError
+from safemarl_bench.learning.critics import squared_losses, squared_losses_gradient
+from safemarl_bench.learning.ensemble import TrainedEnsemble
+from safemarl_bench.learning.joint import leader_and_follower
 from safemarl_bench.learning.replay import ReplayBuffer
 from safemarl_bench.learning.schedules import linear
 from safemarl_bench.rng import generator
@@ -32,8 +32,8 @@ CHECKPOINT_NAME = "agent"
 
 
 @dataclasses.dataclass(frozen=True)
-class JointQConfig:
-    """What every joint-action Q learner can set."""
+class OffPolicyConfig:
+    """What every off-policy learner can set."""
 
     hidden: tuple[int, ...] = (64, 64, 64)  # widths of the hidden layers
     learning_rate: float = 1e-3  # of Adam, for every critic
@@ -73,7 +73,7 @@ class Batch(NamedTuple):
 
     Attributes:
         features, next_features: (B, n) float32, the global state first.
-        pairs: (B,) int64, joint actions executed.
+        actions: joint actions executed, as the learner encodes them: (B,) int64 pairs or (B, k) float32.
         payoffs: (C, B) float32, what each critic adds up.
         alive: (2, B) bool, leader and follower before the decision.
         continues: (2, B) bool, whether each one's values bootstrap: neither terminated now nor done before.
@@ -81,7 +81,7 @@ class Batch(NamedTuple):
 
     features: torch.Tensor
     next_features: torch.Tensor
-    pairs: torch.Tensor
+    actions: torch.Tensor
     payoffs: torch.Tensor
     alive: torch.Tensor
     continues: torch.Tensor
@@ -93,28 +93,16 @@ class Batch(NamedTuple):
         return cls(**{name: t.mT if name in ("payoffs", "alive", "continues") else t for name, t in columns.items()})
 
 
-class Decision(NamedTuple):
-    """What the choice of a pair depends on, in B states.
-
-    Attributes:
-        tables: (C, B, m1, m2) online critics, done agents respected (`respect_done`).
-        features: (B, n) float32, as in `Batch`.
-        alive: (2, B) bool, who still chooses.
-    """
-
-    tables: torch.Tensor
-    features: torch.Tensor
-    alive: torch.Tensor
-
-
-class JointQAgent(Agent):
-    """A learner of joint action values; a subclass says which pair to play and how to explore.
+class OffPolicyAgent(Agent):
+    """A learner of joint action values from a replay memory; a subclass says how to act and what the targets are.
 
     The critics are Q of leader and follower and, where `constrained`, one G per cost limit of the
-    leader, then of the follower; tables and payoffs come in that order.
+    leader, then of the follower; values and payoffs come in that order.
+
+    Attributes:
+        agents: names of leader and follower. owner: (C,) int64, 0 or 1: whose value each critic is.
     """
 
-    action_kinds: ClassVar[tuple[str, ...]] = ("discrete",)
     pairs_only: ClassVar[bool] = True
     constrained: ClassVar[bool] = True
     config: Any
@@ -123,21 +111,22 @@ class JointQAgent(Agent):
         """Build untrained networks from the context's seed.
 
         Raises:
-            ContractError: the game is not one of one leader and one follower with discrete actions.
+            ContractError: the game is not one of one leader and one follower.
         """
         super().__init__(context, config)
-        self.joint = JointActions.of(context)
+        self.agents = leader_and_follower(context)
         owners = {"q_leader": 0, "q_follower": 1}
         if self.constrained:
-            for role, agent in enumerate(self.joint.agents):
+            for role, agent in enumerate(self.agents):
                 name = ("g_leader", "g_follower")[role]
                 owners |= {f"{name}_{k}": role for k in range(len(context.cost_limits[agent]))}
         self.owner = torch.tensor(list(owners.values()))
         self.torch_generator = torch.Generator().manual_seed(context.seed)
         self.num_states = len(context.state_features.names)
-        self.critics = Critics(
+        self.critics = TrainedEnsemble(
+            "critics",
             tuple(owners),
-            (self.num_states, *config.hidden, self.joint.shape[0] * self.joint.shape[1]),
+            self.critic_widths(),
             rate=config.learning_rate,
             rho=config.rho,
             target_interval=config.target_interval,
@@ -148,12 +137,24 @@ class JointQAgent(Agent):
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @abstractmethod
-    def greedy(self, decision: Decision) -> torch.Tensor:
-        """Return the pairs to play, (B,) int64; a done agent's part of them does not count."""
+    def critic_widths(self) -> tuple[int, ...]:
+        """Return the widths of the critics: inputs, hidden layers, outputs."""
 
     @abstractmethod
-    def explore(self, decision: Decision, rng: np.random.Generator) -> np.ndarray:
-        """Return random pairs, (B,) int64; a done agent's part of them does not count."""
+    def action_column(self) -> tuple[tuple[int, ...], type]:
+        """Return the shape and the type of one row of what `encode` returns."""
+
+    @abstractmethod
+    def encode(self, actions: Arrays) -> np.ndarray:
+        """Return what is remembered of actions, agent -> (E, ...): the row ``actions`` of `Batch`, (E, ...)."""
+
+    @abstractmethod
+    def evaluate(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return (activations of the online critics, at s in the first B rows; errors (C, B)) of a batch."""
+
+    @abstractmethod
+    def output_gradient(self, batch: Batch, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the derivative of the loss by all outputs at s, (C, B, M), given that by the values, (C, B)."""
 
     def features(self, observation: Observation) -> np.ndarray:
         """Return what is remembered of an observation, (E, n) float32: the normalised state, more in subclasses."""
@@ -178,7 +179,7 @@ class JointQAgent(Agent):
         Args:
             slots: (B,) rows of the memory.
             batch: the rows.
-            outputs: (C, B, m1 * m2) of the critics at s, before the update.
+            outputs: (C, B, M) of the critics at s, before the update.
             errors: (C, B) temporal-difference errors.
         """
 
@@ -188,20 +189,6 @@ class JointQAgent(Agent):
         config = self.config
         duration = config.epsilon_decay * self.context.training_steps
         return linear(config.epsilon_start, config.epsilon_end, self.decisions, duration)
-
-    @torch.inference_mode()
-    def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
-        """Play `greedy`, or with chance `epsilon` per game `explore`; see `Agent.act`."""
-        features = torch.from_numpy(self.features(observation))
-        alive = self._alive(observation)
-        outputs = self.critics.online.outputs(features[:, : self.num_states])
-        decision = self._decision(outputs, features, torch.from_numpy(alive))
-        with self._divergence_named():
-            pairs = self.greedy(decision).numpy()
-            curious = rng.random(len(pairs)) < self.epsilon if explore else np.zeros(len(pairs), bool)
-            if curious.any():
-                pairs = np.where(curious, self.explore(decision, rng), pairs)
-        return self.joint.actions(pairs, alive)
 
     def observe(self, transition: Transition) -> None:
         """Remember E transitions, less those of games that were over before."""
@@ -234,44 +221,12 @@ class JointQAgent(Agent):
         weights = self.weights(slots)
         activations, errors = self.evaluate(batch)
         self._last = errors, weights
-        self.critics.descend(activations, batch.pairs, squared_losses_gradient(errors, weights))
+        gradient = self.output_gradient(batch, squared_losses_gradient(errors, weights))
+        self.critics.descend(self.critics.online.backward(activations, gradient))
         self.after_update(slots, batch, activations[-1][:, : len(slots)], errors)
 
-    def evaluate(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Return (activations of the online critics at s, then s', errors (C, B)) of a batch.
-
-        The next pair is chosen at s' from the online tables and valued by the target networks; a
-        done agent takes no part in the choice. A truncated one does: for its values the task goes on.
-        """
-        count = len(batch.pairs)
-        states, next_states = batch.features[:, : self.num_states], batch.next_features[:, : self.num_states]
-        activations = self.critics.online.forward(torch.cat((states, next_states)))
-        decision = self._decision(activations[-1][:, count:], batch.next_features, batch.continues)
-        with self._divergence_named():
-            next_pairs = self._executed(self.greedy(decision), batch.continues)
-        bootstrap = self._at(self.critics.target.outputs(next_states), next_pairs)
-        targets = td_targets(batch.payoffs, bootstrap, batch.continues[self.owner], self.context.gamma)
-        values = self._at(activations[-1][:, :count], batch.pairs)
-        return activations, td_errors(values, targets, batch.alive[self.owner])
-
-    def _executed(self, pairs: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
-        """Return the pairs with the neutral action in place of a done agent's."""
-        row, column = self.joint.neutral
-        columns = self.joint.shape[1]
-        rows = torch.where(alive[0], pairs.div(columns, rounding_mode="floor"), row)
-        return rows * columns + torch.where(alive[1], pairs % columns, column)
-
-    def _decision(self, outputs: torch.Tensor, features: torch.Tensor, alive: torch.Tensor) -> Decision:
-        tables = outputs.view(*outputs.shape[:2], *self.joint.shape)
-        return Decision(respect_done(tables, alive, self.owner, self.joint.neutral), features, alive)
-
-    @staticmethod
-    def _at(outputs: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-        """Return the outputs (C, B, M) at pairs (B,), as (C, B)."""
-        return outputs.gather(2, pairs.expand(outputs.shape[:2]).unsqueeze(2)).squeeze(2)
-
     def _alive(self, observation: Observation) -> np.ndarray:
-        return np.stack([observation.alive[agent] for agent in self.joint.agents])
+        return np.stack([observation.alive[agent] for agent in self.agents])
 
     def columns(self) -> dict[str, tuple[tuple[int, ...], type]]:
         """Return the columns of the memory: the fields of `Batch`, one row each."""
@@ -279,15 +234,15 @@ class JointQAgent(Agent):
         return {
             "features": ((n,), np.float32),
             "next_features": ((n,), np.float32),
-            "pairs": ((), np.int64),
+            "actions": self.action_column(),
             "payoffs": ((len(self.owner),), np.float32),
             "alive": ((2,), np.bool_),
             "continues": ((2,), np.bool_),
         }
 
     def _rows(self, transition: Transition) -> dict[str, np.ndarray]:
-        leader, follower = self.joint.agents
-        rewards = [transition.rewards[agent][:, None] * self.config.reward_scale for agent in self.joint.agents]
+        leader, follower = self.agents
+        rewards = [transition.rewards[agent][:, None] * self.config.reward_scale for agent in self.agents]
         costs = [transition.costs[leader], transition.costs[follower]] if self.constrained else []
         alive = self._alive(transition.observation)
         ended, cut = (
@@ -297,7 +252,7 @@ class JointQAgent(Agent):
         return {
             "features": self.features(transition.observation),
             "next_features": self.features(transition.next_observation),
-            "pairs": self.joint.pairs(transition.actions),
+            "actions": self.encode(transition.actions),
             "payoffs": np.concatenate([*rewards, *costs], axis=1),
             "alive": alive.T,
             "continues": continues.T,
@@ -311,17 +266,8 @@ class JointQAgent(Agent):
         return dict(zip((f"loss_{name}" for name in self.critics.names), values, strict=False))
 
     def check_finite(self, losses: torch.Tensor | None = None) -> None:
-        """Raise `ContractError` naming what is NaN or infinite; see `Critics.check_finite`."""
+        """Raise `ContractError` naming what is NaN or infinite; see `TrainedEnsemble.check_finite`."""
         self.critics.check_finite(losses)
-
-    @contextlib.contextmanager
-    def _divergence_named(self) -> Iterator[None]:
-        """Where the equilibrium refuses NaN tables, say instead what diverged, and when."""
-        try:
-            yield
-        except SolveError as error:
-            self.check_finite()
-            raise ContractError(f"critics diverged after {self.critics.updates} updates: {error}") from error
 
     def tensors(self, *, training: bool) -> dict[str, torch.Tensor]:
         """Return, by name, the tensors that a checkpoint holds; loading copies into the same ones."""

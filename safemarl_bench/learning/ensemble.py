@@ -12,6 +12,8 @@ from itertools import pairwise
 
 import torch
 
+from safemarl_bench.errors import ContractError
+
 
 class Ensemble:
     """C multilayer perceptrons with ReLU between their layers.
@@ -92,6 +94,19 @@ class Ensemble:
                 delta = torch.bmm(delta, self._layers[layer][0].mT).mul_(below.sign())  # ReLU: 0 or 1
         return self.gradient
 
+    def input_gradient(self, activations: list[torch.Tensor], output_gradient: torch.Tensor) -> torch.Tensor:
+        """Return the derivative by the first rows of the inputs, (C, B, n_0): a vector-Jacobian product.
+
+        Args:
+            activations: what `forward` returned, of B rows or more.
+            output_gradient: (C, B, n_L), derivative by the first B rows of the outputs.
+        """
+        rows = output_gradient.shape[1]
+        delta = torch.bmm(output_gradient, self._layers[-1][0].mT)
+        for layer in reversed(range(len(self._layers) - 1)):
+            delta = torch.bmm(delta.mul_(activations[layer + 1][:, :rows].sign()), self._layers[layer][0].mT)
+        return delta
+
     def finite_members(self) -> torch.Tensor:
         """Return whether all parameters of each network are finite, (C,) bool."""
         finite = [view.isfinite().flatten(1).all(dim=1) for layer in self._layers for view in layer]
@@ -137,3 +152,81 @@ class Adam:
 def soft_update(target: torch.Tensor, online: torch.Tensor, rho: float) -> None:
     """``target <- rho * target + (1 - rho) * online``, in place: rho is the share of the old target."""
     target.lerp_(online, 1.0 - rho)
+
+
+class TrainedEnsemble:
+    """An ensemble, its optimiser and its slow copy.
+
+    Attributes:
+        prefix: of its tensors in a checkpoint. names: of the C members.
+        online, target: the networks. optimiser: of `online`.
+        updates: done so far.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        names: tuple[str, ...],
+        widths: tuple[int, ...],
+        *,
+        rate: float,
+        rho: float,
+        target_interval: int,
+        generator: torch.Generator,
+    ) -> None:
+        """Build the networks, the slow copies equal to the fast ones.
+
+        Args:
+            prefix: what a checkpoint calls it.
+            names: one per member.
+            widths: inputs, hidden widths, outputs.
+            rate: of Adam.
+            rho: share of the old target that a soft update keeps.
+            target_interval: updates between two soft updates.
+            generator: of the initial parameters.
+        """
+        self.prefix, self.names, self.rho, self.target_interval = prefix, names, rho, target_interval
+        self.online = Ensemble(len(names), widths, generator)
+        self.target = Ensemble(len(names), widths, generator)
+        self.target.parameters.copy_(self.online.parameters)
+        self.optimiser = Adam(self.online.parameters, rate)
+
+    @property
+    def updates(self) -> int:
+        """Gradient steps done so far."""
+        return self.optimiser.steps
+
+    def descend(self, gradient: torch.Tensor) -> None:
+        """Do one optimiser step against `gradient`, (P,), and every `target_interval` of them move the target."""
+        self.optimiser.step(gradient)
+        if self.updates % self.target_interval == 0:
+            soft_update(self.target.parameters, self.online.parameters, self.rho)
+
+    def check_finite(self, losses: torch.Tensor | None = None) -> None:
+        """Look for divergence.
+
+        Args:
+            losses: (C,), of the last update; the parameters are looked at in any case.
+
+        Raises:
+            ContractError: naming the loss or the parameters that are NaN or infinite.
+        """
+        suspects = {"parameters": self.online.finite_members()}
+        if losses is not None:
+            suspects = {"loss": losses.isfinite(), **suspects}
+        for what, finite in suspects.items():
+            bad = [name for name, good in zip(self.names, finite.tolist(), strict=True) if not good]
+            if bad:
+                culprits = " and ".join(bad)
+                raise ContractError(
+                    f"{what} of {culprits} must be finite, got NaN or inf at update {self.updates}; "
+                    "try a lower learning rate"
+                )
+
+    def tensors(self, *, training: bool) -> dict[str, torch.Tensor]:
+        """Return the online networks, and with `training` the targets and Adam's moments too."""
+        tensors = {self.prefix: self.online.parameters}
+        if training:
+            tensors[f"{self.prefix}.target"] = self.target.parameters
+            tensors |= self.optimiser.tensors(self.prefix)
+        return tensors

@@ -15,6 +15,19 @@ from safemarl_bench.contract import AgentContext, Arrays, discounted_limit
 from safemarl_bench.errors import ContractError
 
 
+def leader_and_follower(context: AgentContext) -> tuple[str, str]:
+    """Return the names of the leader and the follower.
+
+    Raises:
+        ContractError: not exactly one of each.
+    """
+    if len(context.leader) != 1 or len(context.followers) != 1:
+        raise ContractError(
+            f"this learner needs one leader and one follower, got {list(context.leader)} and {list(context.followers)}"
+        )
+    return context.leader[0], context.followers[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class JointActions:
     """The joint action table of a game.
@@ -38,12 +51,7 @@ class JointActions:
         Raises:
             ContractError: not exactly one leader and one follower, or a space that is not Discrete.
         """
-        if len(context.leader) != 1 or len(context.followers) != 1:
-            raise ContractError(
-                "joint action tables need one leader and one follower, "
-                f"got {list(context.leader)} and {list(context.followers)}"
-            )
-        leader, follower = context.agents
+        leader, follower = leader_and_follower(context)
         row_space, column_space = (context.action_spaces[agent] for agent in (leader, follower))
         for agent, space in ((leader, row_space), (follower, column_space)):
             if not isinstance(space, gymnasium.spaces.Discrete):

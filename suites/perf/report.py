@@ -178,31 +178,30 @@ def _beside_envpool(rows: Benchmarks) -> list[str]:
 
 def learning_page(benchmarks: Benchmarks, machine: str) -> list[str]:
     """Return the page of `bench_learning.py`; nothing without its timings."""
-    updates = {bench["params"]["name"]: bench for bench in benchmarks if "updates_per_second" in bench["extra_info"]}
+    updates = [bench for bench in benchmarks if "updates_per_second" in bench["extra_info"]]
     if not updates:
         return []
     acts = {
-        (bench["params"]["name"], bool(bench["params"]["explore"])): f"{1e6 * bench['stats']['median']:,.0f}"
+        (bench["params"]["name"], bench["params"]["kind"], bool(bench["params"]["explore"])): bench["stats"]["median"]
         for bench in benchmarks
         if "explore" in (bench.get("params") or {})
     }
-    rows = [
-        [
-            name,
-            f"{bench['extra_info']['updates_per_second']:,.0f}",
-            f"{bench['extra_info']['ratio_to_matrix_floor']:.2f}",
-            *(acts.get((name, explore), "") for explore in (False, True)),
-        ]
-        for name, bench in updates.items()
-    ]
+    rows = []
+    for bench in updates:
+        name, kind, batch = (bench["params"][key] for key in ("name", "kind", "batch"))
+        info, seconds = bench["extra_info"], (acts.get((name, kind, explore)) for explore in (False, True))
+        rate, ratio = f"{info['updates_per_second']:,.0f}", f"{info['ratio_to_matrix_floor']:.2f}"
+        rows.append([name, kind, str(batch), rate, ratio, *("" if s is None else f"{1e6 * s:,.0f}" for s in seconds)])
+    rates, times = ["updates/s", "time / floor"], ["act in one game [us]", "the same, exploring [us]"]
     return [
-        "# The learners: critic updates and actions",
+        "# The learners: updates and actions",
         "",
-        f"One thread, batch 64, three hidden layers of 64, 5 x 5 joint actions; {machine}. The floor is the matrix "
-        "products that an update of four critics cannot do without. Made by `suites/perf/bench_learning.py` and "
+        f"One thread, three hidden layers of 64, 5 x 5 joint actions or one number per agent; {machine}. The floor is "
+        "the matrix products that an update cannot do without: of four critics where actions are discrete, of all "
+        "critics and both actors where they are continuous. Made by `suites/perf/bench_learning.py` and "
         "`suites/perf/report.py`.",
         "",
-        *table(["agent", "updates/s", "time / floor", "act in one game [us]", "the same, exploring [us]"], rows),
+        *table(["agent", "actions", "batch", *rates, *times], rows, left=2),
     ]
 
 

@@ -69,6 +69,19 @@ def test_backward_equals_autograd_and_looks_only_at_the_first_rows(extra_rows):
     torch.testing.assert_close(gradient.double(), torch.cat(flat), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("extra_rows", [0, 9])
+@pytest.mark.parametrize("widths", [WIDTHS, (5, 6)], ids=["deep", "linear"])
+def test_the_gradient_by_the_first_inputs_equals_autograd(widths, extra_rows):
+    ensemble = Ensemble(3, widths, seeded())
+    inputs = torch.randn(7 + extra_rows, 5, generator=seeded(1))
+    output_gradient = torch.randn(3, 7, 6, generator=seeded(2))
+    gradient = ensemble.input_gradient(ensemble.forward(inputs), output_gradient)
+    for member in range(3):
+        seen = inputs[:7].double().requires_grad_()
+        reference(ensemble, member)(seen).backward(output_gradient[member].double())
+        torch.testing.assert_close(gradient[member].double(), seen.grad, rtol=1e-4, atol=1e-6)
+
+
 def test_initial_parameters_depend_on_the_generator_alone_and_keep_their_bounds():
     first, again, other = (Ensemble(4, WIDTHS, seeded(seed)).parameters for seed in (0, 0, 1))
     assert torch.equal(first, again)

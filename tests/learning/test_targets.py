@@ -15,7 +15,7 @@ from safemarl_bench.baselines.mip_pcsq import MIPPCSQ, MIPPCSQConfig
 from safemarl_bench.contract import AgentContext, Features, Observation, Transition
 from safemarl_bench.errors import ContractError
 from safemarl_bench.learning import Batch, squared_losses, squared_losses_gradient, td_errors, td_targets
-from safemarl_bench.learning.critics import Critics
+from safemarl_bench.learning.ensemble import TrainedEnsemble
 
 BOX = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 ONE_HOT = Features(("at s", "at s'"), (0.0, 0.0), (1.0, 1.0))
@@ -197,15 +197,16 @@ def test_losses_and_their_gradient_by_hand_and_by_autograd():
 
 
 def test_a_step_moves_the_chosen_pair_only_and_the_target_every_interval():
-    critics = Critics(
-        ("a", "b"), (1, 3), rate=0.1, rho=0.75, target_interval=2, generator=torch.Generator().manual_seed(0)
+    critics = TrainedEnsemble(
+        "critics", ("a", "b"), (1, 3), rate=0.1, rho=0.75, target_interval=2, generator=torch.Generator().manual_seed(0)
     )
-    inputs, pairs = torch.ones(1, 1), torch.tensor([1])
+    inputs = torch.ones(1, 1)
+    gradient = torch.tensor([[[0.0, 1.0, 0.0]], [[0.0, -1.0, 0.0]]])
     before = critics.online.outputs(inputs)
     assert torch.equal(before, critics.target.outputs(inputs))
     slow = critics.target.parameters.clone()
     for update in (1, 2):
-        critics.descend(critics.online.forward(inputs), pairs, torch.tensor([[1.0], [-1.0]]))
+        critics.descend(critics.online.backward(critics.online.forward(inputs), gradient))
         assert torch.equal(slow, critics.target.parameters) is (update == 1)
     # Two Adam steps of 0.1 on weight and bias each: 0.4 down for a, up for b, the other pairs untouched.
     moved = critics.online.outputs(inputs) - before

@@ -87,13 +87,16 @@ def test_the_page_of_the_kernel_says_when_envpool_was_not_there(tmp_path):
 
 def test_the_page_of_the_learners_shows_updates_and_actions(tmp_path):
     update = {"updates_per_second": 1365, "ratio_to_matrix_floor": 2.5}
-    learning = [{"params": {"name": "csq"}, "extra_info": update, "stats": {"median": 7e-4}}]
+    params = {"name": "bi_ac", "kind": "discrete", "critics": 2, "batch": 64}
+    learning = [{"params": params, "extra_info": update, "stats": {"median": 7e-4}}]
+    learning.append({"params": params | {"kind": "continuous", "batch": 256}, "extra_info": update, "stats": {}})
     for explore, seconds in ((False, 1e-4), (True, 2e-4)):
-        params = {"name": "csq", "explore": explore}
+        params = {"name": "bi_ac", "kind": "discrete", "explore": explore}
         learning.append({"params": params, "extra_info": {}, "stats": {"median": seconds}})
     written = pages(tmp_path, [*learning, *KERNEL])
     assert set(written) == {"learning.md", "kernel.md"}
-    assert "| csq | 1,365 | 2.50 | 100 | 200 |" in written["learning.md"]
+    assert "| bi_ac | discrete | 64 | 1,365 | 2.50 | 100 | 200 |" in written["learning.md"]
+    assert "| bi_ac | continuous | 256 | 1,365 | 2.50 |  |  |" in written["learning.md"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"benchmarks": [], "machine_info": {"cpu": {}}}'])

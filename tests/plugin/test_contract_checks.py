@@ -112,12 +112,22 @@ def test_check_agent_sees_what_a_run_would_not(agent, message):
         check_agent(agent, "toy")
 
 
-@pytest.mark.parametrize("agent", ["csq", "mip_pcsq", "bi_ac"])
-def test_check_agent_trains_learners_and_sees_one_that_forgets(agent):
-    learner = registry.get_agent(agent)
+@pytest.mark.parametrize(
+    ("agent", "suite"),
+    [
+        ("csq", "merge"),
+        ("mip_pcsq", "merge"),
+        ("bi_ac", "merge"),
+        ("bi_ac", "intersection"),
+        ("cs_maddpg", "racetrack-frenet"),
+    ],
+)
+def test_check_agent_trains_learners_and_sees_one_that_forgets(agent, suite):
+    learner = registry.get_agent(agent).for_actions(registry.get_suite(suite).action_kind)
+    check_agent(learner, suite)
     forgetful = type("Forgetful", (learner,), {"load": lambda self, path: None})
     with pytest.raises(ContractError, match="after save and load it acts differently"):
-        check_agent(forgetful, "merge")
+        check_agent(forgetful, suite)
 
 
 def test_check_suite_takes_a_game_too():

@@ -31,7 +31,10 @@ def wait_for_checkpoint(results):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("suite", "agent"), [("merge", "mip_pcsq"), ("roundabout", "csq"), ("merge", "bi_ac")])
+@pytest.mark.parametrize(
+    ("suite", "agent"),
+    [("merge", "mip_pcsq"), ("roundabout", "csq"), ("merge", "bi_ac"), ("intersection", "cs_maddpg")],
+)
 def test_a_run_killed_again_and_again_ends_in_the_same_digest(tmp_path, suite, agent):
     whole = start(suite, agent, tmp_path / "whole")
     parts = tmp_path / "parts"

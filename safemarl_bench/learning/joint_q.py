@@ -1,0 +1,127 @@
+"""The loop of all joint-action Q learners with discrete actions; subclasses choose the pairs."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+
+from safemarl_bench.contract import AgentContext, Arrays, Observation
+from safemarl_bench.errors import ContractError, SolveError
+from safemarl_bench.learning.agent import Batch, OffPolicyAgent
+from safemarl_bench.learning.critics import td_errors, td_targets
+from safemarl_bench.learning.joint import JointActions, respect_done
+
+
+class Decision(NamedTuple):
+    """What the choice of a pair depends on, in B states.
+
+    Attributes:
+        tables: (C, B, m1, m2) online critics, done agents respected (`respect_done`).
+        features: (B, n) float32, as in `Batch`.
+        alive: (2, B) bool, who still chooses.
+    """
+
+    tables: torch.Tensor
+    features: torch.Tensor
+    alive: torch.Tensor
+
+
+class JointQAgent(OffPolicyAgent):
+    """A learner of tables of joint action values; a subclass says which pair to play and how to explore."""
+
+    action_kinds: ClassVar[tuple[str, ...]] = ("discrete",)
+
+    def __init__(self, context: AgentContext, config: Any) -> None:
+        """Build untrained networks from the context's seed.
+
+        Raises:
+            ContractError: the game is not one of one leader and one follower with discrete actions.
+        """
+        self.joint = JointActions.of(context)
+        super().__init__(context, config)
+
+    @abstractmethod
+    def greedy(self, decision: Decision) -> torch.Tensor:
+        """Return the pairs to play, (B,) int64; a done agent's part of them does not count."""
+
+    @abstractmethod
+    def explore(self, decision: Decision, rng: np.random.Generator) -> np.ndarray:
+        """Return random pairs, (B,) int64; a done agent's part of them does not count."""
+
+    def critic_widths(self) -> tuple[int, ...]:
+        """Return the widths of the critics: the state, hidden layers, one output per joint action."""
+        return self.num_states, *self.config.hidden, self.joint.shape[0] * self.joint.shape[1]
+
+    def action_column(self) -> tuple[tuple[int, ...], type]:
+        """See `OffPolicyAgent.action_column`: a pair's index."""
+        return (), np.int64
+
+    def encode(self, actions: Arrays) -> np.ndarray:
+        """Return the pairs' indices, (E,) int64."""
+        return self.joint.pairs(actions)
+
+    def output_gradient(self, batch: Batch, gradient: torch.Tensor) -> torch.Tensor:
+        """Return 0 except at the pairs executed; see `OffPolicyAgent.output_gradient`."""
+        shape = (*gradient.shape, self.critics.online.widths[-1])
+        return torch.zeros(shape).scatter_(2, batch.actions.expand(shape[:2]).unsqueeze(2), gradient.unsqueeze(2))
+
+    @torch.inference_mode()
+    def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
+        """Play `greedy`, or with chance `epsilon` per game `explore`; see `Agent.act`."""
+        features = torch.from_numpy(self.features(observation))
+        alive = self._alive(observation)
+        outputs = self.critics.online.outputs(features[:, : self.num_states])
+        decision = self._decision(outputs, features, torch.from_numpy(alive))
+        with self._divergence_named():
+            pairs = self.greedy(decision).numpy()
+            curious = rng.random(len(pairs)) < self.epsilon if explore else np.zeros(len(pairs), bool)
+            if curious.any():
+                pairs = np.where(curious, self.explore(decision, rng), pairs)
+        return self.joint.actions(pairs, alive)
+
+    def evaluate(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return (activations of the online critics at s, then s', errors (C, B)) of a batch.
+
+        The next pair is chosen at s' from the online tables and valued by the target networks; a
+        done agent takes no part in the choice. A truncated one does: for its values the task goes on.
+        """
+        count = len(batch.actions)
+        states, next_states = batch.features[:, : self.num_states], batch.next_features[:, : self.num_states]
+        activations = self.critics.online.forward(torch.cat((states, next_states)))
+        decision = self._decision(activations[-1][:, count:], batch.next_features, batch.continues)
+        with self._divergence_named():
+            next_pairs = self._executed(self.greedy(decision), batch.continues)
+        bootstrap = self._at(self.critics.target.outputs(next_states), next_pairs)
+        targets = td_targets(batch.payoffs, bootstrap, batch.continues[self.owner], self.context.gamma)
+        values = self._at(activations[-1][:, :count], batch.actions)
+        return activations, td_errors(values, targets, batch.alive[self.owner])
+
+    def _executed(self, pairs: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+        """Return the pairs with the neutral action in place of a done agent's."""
+        row, column = self.joint.neutral
+        columns = self.joint.shape[1]
+        rows = torch.where(alive[0], pairs.div(columns, rounding_mode="floor"), row)
+        return rows * columns + torch.where(alive[1], pairs % columns, column)
+
+    def _decision(self, outputs: torch.Tensor, features: torch.Tensor, alive: torch.Tensor) -> Decision:
+        tables = outputs.view(*outputs.shape[:2], *self.joint.shape)
+        return Decision(respect_done(tables, alive, self.owner, self.joint.neutral), features, alive)
+
+    @staticmethod
+    def _at(outputs: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+        """Return the outputs (C, B, M) at pairs (B,), as (C, B)."""
+        return outputs.gather(2, pairs.expand(outputs.shape[:2]).unsqueeze(2)).squeeze(2)
+
+    @contextlib.contextmanager
+    def _divergence_named(self) -> Iterator[None]:
+        """Where the equilibrium refuses NaN tables, say instead what diverged, and when."""
+        try:
+            yield
+        except SolveError as error:
+            self.check_finite()
+            raise ContractError(f"critics diverged after {self.critics.updates} updates: {error}") from error
