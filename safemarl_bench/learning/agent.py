@@ -35,13 +35,14 @@ CHECKPOINT_NAME = "agent"
 class JointQConfig:
     """What every joint-action Q learner can set."""
 
+    num_envs: int = 1  # E, games played side by side in training
     hidden: tuple[int, ...] = (64, 64, 64)  # widths of the hidden layers
     learning_rate: float = 1e-3  # of Adam, for every critic
     reward_scale: float = 0.1  # critics learn rewards times this (costs are left as they are)
     batch_size: int = 64  # transitions per update
     buffer_size: int = 500_000  # transitions remembered
     learning_starts: int = 512  # transitions seen before the first update, at most a quarter of training
-    updates_per_step: int = 1  # K, updates after each observed decision
+    updates_per_step: int = 1  # K, updates after each decision of all games together
     rho: float = 0.99  # share of the old target kept by a soft update
     target_interval: int = 10  # updates between two soft updates
     epsilon_start: float = 0.1  # chance of exploring at the first decision
