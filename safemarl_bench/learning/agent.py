@@ -48,6 +48,9 @@ class JointQConfig:
     epsilon_start: float = 0.1  # chance of exploring at the first decision
     epsilon_end: float = 0.05  # chance of exploring once the decay is over
     epsilon_decay: float = 0.5  # share of training over which epsilon falls linearly
+    # Defects of released codes, off; on, they show what each of them costs.
+    target_pair_at_s: bool = False  # the next pair is chosen at s, not at s'
+    mean_done_mask: bool = False  # the batch shares one mean of "not done": nothing is ever terminal
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -247,11 +250,18 @@ class JointQAgent(Agent):
         count = len(batch.pairs)
         states, next_states = batch.features[:, : self.num_states], batch.next_features[:, : self.num_states]
         activations = self.critics.online.forward(torch.cat((states, next_states)))
-        decision = self._decision(activations[-1][:, count:], batch.next_features, batch.continues)
+        if self.config.target_pair_at_s:
+            decision = self._decision(activations[-1][:, :count], batch.features, batch.continues)
+        else:
+            decision = self._decision(activations[-1][:, count:], batch.next_features, batch.continues)
         with self._divergence_named():
             next_pairs = self._executed(self.greedy(decision), batch.continues)
         bootstrap = self._at(self.critics.target.outputs(next_states), next_pairs)
-        targets = td_targets(batch.payoffs, bootstrap, batch.continues[self.owner], self.context.gamma)
+        continues = batch.continues[self.owner]
+        if self.config.mean_done_mask:
+            bootstrap = bootstrap * continues.float().mean(dim=1, keepdim=True)
+            continues = torch.ones_like(continues)
+        targets = td_targets(batch.payoffs, bootstrap, continues, self.context.gamma)
         values = self._at(activations[-1][:, :count], batch.pairs)
         return activations, td_errors(values, targets, batch.alive[self.owner])
 
