@@ -51,7 +51,6 @@ from safemarl_bench.learning import (
     discounted_limits,
     linear,
     td_errors,
-    td_targets,
 )
 
 
@@ -59,14 +58,12 @@ from safemarl_bench.learning import (
 class DeterministicConfig(OffPolicyConfig):
     """What a learner with deterministic actors can set beside `OffPolicyConfig`, some of whose defaults change."""
 
-    batch_size: int = 256
     rho: float = 0.995
     target_interval: int = 1
     actor_rate: float = 1e-4  # of Adam, for both actors
     saturation_penalty: float = 0.01  # weight of (pre-tanh output)^2 in the actors' losses
     sigma_start: float = 0.1  # Gaussian noise at the first decision, in half ranges of the action
     sigma_end: float = 0.05  # and once the decay of epsilon is over
-    targets_at_o: bool = False  # ablation: target actions are computed at o instead of o'
 
     def __post_init__(self) -> None:
         """Check ranges; see `OffPolicyConfig`.
@@ -87,8 +84,9 @@ class CSMADDPGConfig(DeterministicConfig):
     lam_start: float = 0.0  # every multiplier before the first update
     lam_rate: float = 1e-3  # eta
     lam_max: float = 10.0  # multipliers stay in [0, lam_max]
-    lam_only_rises: bool = False  # ablation: violations raise a multiplier, nothing lowers it
-    vacuous_d: bool = False  # ablation: d = 5 on every cost-to-go, as released, in place of the suite's limits
+    # Defects of released codes, off; on, they show what each of them costs.
+    lam_only_rises: bool = False  # violations raise a multiplier, nothing lowers it
+    vacuous_limits: bool = False  # limits that nothing exceeds: the constraint is switched off
 
     def __post_init__(self) -> None:
         """Check ranges; see `DeterministicConfig`.
@@ -189,7 +187,7 @@ class CSMADDPG(OffPolicyAgent):
         self.neutral = torch.split(torch.from_numpy(self.joint.neutral), [k1, k2])
         if self.constrained:
             self.d = torch.cat([discounted_limits(context, agent) for agent in self.agents])
-            self.d = torch.full_like(self.d, 5.0) if config.vacuous_d else self.d
+            self.d = torch.full_like(self.d, 1e9) if config.vacuous_limits else self.d
             self.lam = torch.full_like(self.d, config.lam_start)
 
     def make_actor(self, role: str, widths: tuple[int, ...]) -> TrainedEnsemble:
@@ -288,13 +286,12 @@ class CSMADDPG(OffPolicyAgent):
 
         A done agent's next action is neutral. A truncated one acts: for its values the task goes on.
         """
-        seen = batch.features if self.config.targets_at_o else batch.next_features
+        seen = batch.features if self.config.target_pair_at_s else batch.next_features
         next_actions = self.joint_action(seen, batch.continues, (self.leader.target, self.follower.target))
         next_inputs = torch.cat((batch.next_features, next_actions), dim=1)
         bootstrap = self.critics.target.outputs(next_inputs)[..., 0]
-        targets = td_targets(batch.payoffs, bootstrap, batch.continues[self.owner], self.context.gamma)
         activations = self.critics.online.forward(torch.cat((batch.features, batch.actions), dim=1))
-        return activations, td_errors(activations[-1][..., 0], targets, batch.alive[self.owner])
+        return activations, td_errors(activations[-1][..., 0], self.targets(batch, bootstrap), batch.alive[self.owner])
 
     def after_update(self, slots: np.ndarray, batch: Batch, outputs: torch.Tensor, errors: torch.Tensor) -> None:
         """Improve both actors on the updated critics, then move the multipliers."""

@@ -2,6 +2,7 @@
 
 from safemarl_bench.learning.agent import Batch, OffPolicyAgent, OffPolicyConfig
 from safemarl_bench.learning.boxes import JointBoxes
+from safemarl_bench.learning.constrained import ConstrainedQAgent, ConstrainedQConfig
 from safemarl_bench.learning.critics import (
     squared_losses,
     squared_losses_gradient,
@@ -17,6 +18,8 @@ from safemarl_bench.learning.schedules import linear
 __all__ = [
     "Adam",
     "Batch",
+    "ConstrainedQAgent",
+    "ConstrainedQConfig",
     "Decision",
     "Ensemble",
     "JointActions",

@@ -18,7 +18,7 @@ import torch
 from safemarl_bench.checkpoint import read_checkpoint, write_checkpoint
 from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation, Transition
 from safemarl_bench.errors import CheckpointError, ContractError
-from safemarl_bench.learning.critics import squared_losses, squared_losses_gradient
+from safemarl_bench.learning.critics import squared_losses, squared_losses_gradient, td_targets
 from safemarl_bench.learning.ensemble import TrainedEnsemble
 from safemarl_bench.learning.joint import leader_and_follower
 from safemarl_bench.learning.replay import ReplayBuffer
@@ -35,18 +35,22 @@ CHECKPOINT_NAME = "agent"
 class OffPolicyConfig:
     """What every off-policy learner can set."""
 
+    num_envs: int = 1  # E, games played side by side in training
     hidden: tuple[int, ...] = (64, 64, 64)  # widths of the hidden layers
     learning_rate: float = 1e-3  # of Adam, for every critic
     reward_scale: float = 0.1  # critics learn rewards times this (costs are left as they are)
     batch_size: int = 64  # transitions per update
     buffer_size: int = 500_000  # transitions remembered
     learning_starts: int = 512  # transitions seen before the first update, at most a quarter of training
-    updates_per_step: int = 1  # K, updates after each observed decision
+    updates_per_step: int = 1  # K, updates after each decision of all games together
     rho: float = 0.99  # share of the old target kept by a soft update
     target_interval: int = 10  # updates between two soft updates
     epsilon_start: float = 0.1  # chance of exploring at the first decision
     epsilon_end: float = 0.05  # chance of exploring once the decay is over
     epsilon_decay: float = 0.5  # share of training over which epsilon falls linearly
+    # Defects of released codes, off; on, they show what each of them costs.
+    target_pair_at_s: bool = False  # the next pair of actions is chosen at s, not at s'
+    mean_done_mask: bool = False  # the batch shares one mean of "not done": nothing is ever terminal
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -224,6 +228,14 @@ class OffPolicyAgent(Agent):
         gradient = self.output_gradient(batch, squared_losses_gradient(errors, weights))
         self.critics.descend(self.critics.online.backward(activations, gradient))
         self.after_update(slots, batch, activations[-1][:, : len(slots)], errors)
+
+    def targets(self, batch: Batch, bootstrap: torch.Tensor) -> torch.Tensor:
+        """Return what the critics learn at a batch, (C, B), given the values of the next pair of actions, (C, B)."""
+        continues = batch.continues[self.owner]
+        if self.config.mean_done_mask:
+            bootstrap = bootstrap * continues.float().mean(dim=1, keepdim=True)
+            continues = torch.ones_like(continues)
+        return td_targets(batch.payoffs, bootstrap, continues, self.context.gamma)
 
     def _alive(self, observation: Observation) -> np.ndarray:
         return np.stack([observation.alive[agent] for agent in self.agents])

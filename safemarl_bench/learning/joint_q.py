@@ -13,7 +13,7 @@ import torch
 from safemarl_bench.contract import AgentContext, Arrays, Observation
 from safemarl_bench.errors import ContractError, SolveError
 from safemarl_bench.learning.agent import Batch, OffPolicyAgent
-from safemarl_bench.learning.critics import td_errors, td_targets
+from safemarl_bench.learning.critics import td_errors
 from safemarl_bench.learning.joint import JointActions, respect_done
 
 
@@ -93,13 +93,15 @@ class JointQAgent(OffPolicyAgent):
         count = len(batch.actions)
         states, next_states = batch.features[:, : self.num_states], batch.next_features[:, : self.num_states]
         activations = self.critics.online.forward(torch.cat((states, next_states)))
-        decision = self._decision(activations[-1][:, count:], batch.next_features, batch.continues)
+        if self.config.target_pair_at_s:
+            decision = self._decision(activations[-1][:, :count], batch.features, batch.continues)
+        else:
+            decision = self._decision(activations[-1][:, count:], batch.next_features, batch.continues)
         with self._divergence_named():
             next_pairs = self._executed(self.greedy(decision), batch.continues)
         bootstrap = self._at(self.critics.target.outputs(next_states), next_pairs)
-        targets = td_targets(batch.payoffs, bootstrap, batch.continues[self.owner], self.context.gamma)
         values = self._at(activations[-1][:, :count], batch.actions)
-        return activations, td_errors(values, targets, batch.alive[self.owner])
+        return activations, td_errors(values, self.targets(batch, bootstrap), batch.alive[self.owner])
 
     def _executed(self, pairs: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
         """Return the pairs with the neutral action in place of a done agent's."""

@@ -179,10 +179,10 @@ def targets(agent, batch, seen):
     return batch.payoffs.numpy() + 0.9 * np.where(continues[OWNER], values, 0.0)
 
 
-@pytest.mark.parametrize("targets_at_o", [False, True])
+@pytest.mark.parametrize("target_pair_at_s", [False, True])
 @pytest.mark.usefixtures("double_precision")
-def test_errors_bootstrap_on_the_target_actors_at_the_next_observation_or_in_the_ablation_at_this_one(targets_at_o):
-    agent = build(targets_at_o=targets_at_o)
+def test_errors_bootstrap_on_the_target_actors_at_the_next_observation_or_in_the_ablation_at_this_one(target_pair_at_s):
+    agent = build(target_pair_at_s=target_pair_at_s)
     randomise(agent)
     # Rows: both go on; the leader ends; both end; the follower ended before; the leader ended before; both before.
     alive = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 1, 0]], bool)
@@ -190,10 +190,25 @@ def test_errors_bootstrap_on_the_target_actors_at_the_next_observation_or_in_the
     batch = random_batch(6, alive, continues)
     inputs = np.concatenate((batch.features.numpy(), batch.actions.numpy()), axis=1)
     values = np.stack([perceptron(agent.critics.online, inputs, k)[:, 0] for k in range(5)])
-    seen = batch.features if targets_at_o else batch.next_features
+    seen = batch.features if target_pair_at_s else batch.next_features
     _, errors = agent.evaluate(batch)
     expected = np.where(alive[OWNER], values - targets(agent, batch, seen), 0.0)
     np.testing.assert_allclose(errors.numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_the_mean_done_mask_of_released_codes_takes_a_share_of_every_bootstrap():
+    agent = build(mean_done_mask=True)
+    randomise(agent)
+    batch = random_batch(4, ALIVE[:, :4], np.array([[1, 1, 0, 1], [1, 0, 0, 0]], bool))
+    shares = np.array([0.75, 0.25])[OWNER][:, None]
+    a1, a2 = answers(agent.leader.target, agent.follower.target, batch.next_features.numpy(), batch.continues.numpy())
+    inputs = np.concatenate((batch.next_features.numpy(), a1, a2), axis=1)
+    bootstrap = np.stack([perceptron(agent.critics.target, inputs, k)[:, 0] for k in range(5)])
+    inputs = np.concatenate((batch.features.numpy(), batch.actions.numpy()), axis=1)
+    values = np.stack([perceptron(agent.critics.online, inputs, k)[:, 0] for k in range(5)])
+    expected = values - batch.payoffs.numpy() - 0.9 * shares * bootstrap
+    np.testing.assert_allclose(agent.evaluate(batch)[1].numpy(), expected, atol=1e-12)
 
 
 def test_lagrangian_weights_by_hand():
@@ -223,7 +238,7 @@ def test_limits_are_the_discounted_ones():
     [
         ({}, lambda d: 1 + 0.5 * (np.array([3.0, 0.0, 0.0]) - d)),
         ({"lam_only_rises": True}, lambda d: [1 + 0.5 * (3.0 - d[0]), 1.0, 1.0]),
-        ({"vacuous_d": True}, lambda d: [0.0, 0.0, 0.0]),
+        ({"vacuous_limits": True}, lambda d: [0.0, 0.0, 0.0]),
     ],
 )
 def test_an_update_moves_the_multipliers_by_the_signed_violation(changes, expected):
