@@ -305,3 +305,14 @@ def test_a_log_point_averages_the_episodes_since_the_last_one():
     assert log.section()["costs"] == {"a": [[0.5, 1.0]]}
     assert log.section()["steps"] == [10]
     assert json.dumps(log.section())
+
+
+def test_an_agent_of_two_forms_has_the_settings_of_the_suites_kind_of_action():
+    discrete, continuous = (runner.resolve_cell(suite, "bi_ac", budget="smoke") for suite in ("merge", "intersection"))
+    assert discrete.agent == continuous.agent == "bi_ac"
+    assert hasattr(continuous.config, "sigma_start")
+    assert not hasattr(discrete.config, "sigma_start")
+    with pytest.raises(RegistryError, match="agent BiAC has no config key 'sigma_start'"):
+        runner.resolve_cell("merge", "bi_ac", config={"sigma_start": 0.2})
+    with pytest.raises(RegistryError, match="agent ContinuousBiAC has no config key 'lam_max'"):
+        runner.resolve_cell("intersection", "bi_ac", config={"lam_max": 5.0})
