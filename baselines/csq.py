@@ -25,19 +25,18 @@ value left, and are left out of the losses.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from safemarl_bench.contract import AgentContext
-from safemarl_bench.learning import Decision, JointQAgent, JointQConfig, discounted_limits
+from safemarl_bench.learning import ConstrainedQAgent, ConstrainedQConfig, Decision
 from safemarl_bench.stackelberg import solve
 
 
 @dataclasses.dataclass(frozen=True)
-class CSQConfig(JointQConfig):
-    """CSQ adds nothing to what every joint-action Q learner can set."""
+class CSQConfig(ConstrainedQConfig):
+    """CSQ adds nothing to what every constrained joint-action Q learner can set."""
 
 
 def equilibrium(tables: torch.Tensor, d_leader: torch.Tensor, d_follower: torch.Tensor) -> torch.Tensor:
@@ -54,19 +53,14 @@ def equilibrium(tables: torch.Tensor, d_leader: torch.Tensor, d_follower: torch.
     return pairs
 
 
-class CSQ(JointQAgent):
+class CSQ(ConstrainedQAgent):
     """Constrained Stackelberg Q-learning."""
 
     Config: ClassVar[type] = CSQConfig
 
-    def __init__(self, context: AgentContext, config: Any) -> None:
-        """See `JointQAgent`."""
-        super().__init__(context, config)
-        self.d_leader, self.d_follower = (discounted_limits(context, agent) for agent in self.joint.agents)
-
-    def greedy(self, decision: Decision) -> torch.Tensor:
-        """Return the equilibrium of every table."""
-        return equilibrium(decision.tables, self.d_leader, self.d_follower)
+    def equilibrium(self, tables: torch.Tensor) -> torch.Tensor:
+        """Return the pairs of equation (10)."""
+        return equilibrium(tables, self.d_leader, self.d_follower)
 
     def explore(self, decision: Decision, rng: np.random.Generator) -> np.ndarray:
         """Return uniform joint actions."""

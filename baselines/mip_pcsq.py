@@ -32,11 +32,10 @@ from safemarl_bench.contract import AgentContext
 from safemarl_bench.errors import ContractError, RegistryError, nearest
 from safemarl_bench.learning import (
     Batch,
+    ConstrainedQAgent,
+    ConstrainedQConfig,
     Decision,
-    JointQAgent,
-    JointQConfig,
     PrioritizedReplay,
-    discounted_limits,
     draw_cells,
     linear,
 )
@@ -44,8 +43,8 @@ from safemarl_bench.stackelberg import BACKENDS, exploration_pairs, solve
 
 
 @dataclasses.dataclass(frozen=True)
-class MIPPCSQConfig(JointQConfig):
-    """What MIP-PCSQ can set beside `JointQConfig`."""
+class MIPPCSQConfig(ConstrainedQConfig):
+    """What MIP-PCSQ can set beside `ConstrainedQConfig`."""
 
     backend: str = "torch"  # of the equilibrium: a name in safemarl_bench.stackelberg.BACKENDS
     alpha: float = 0.6  # how much priorities count: 0 draws uniformly
@@ -57,7 +56,7 @@ class MIPPCSQConfig(JointQConfig):
     lam_g_follower: float = 1.0  # weight of each |dG2|
 
     def __post_init__(self) -> None:
-        """Check ranges; see `JointQConfig`.
+        """Check ranges; see `ConstrainedQConfig`.
 
         Raises:
             ContractError: a share outside [0, 1], a negative weight, or eps_p that is not positive.
@@ -101,7 +100,7 @@ def priorities(errors: torch.Tensor, lam: torch.Tensor, eps_p: float, alpha: flo
     return (lam @ errors.abs() + eps_p) ** alpha
 
 
-class MIPPCSQ(JointQAgent):
+class MIPPCSQ(ConstrainedQAgent):
     """Prioritised constrained Stackelberg Q-learning with MIP action selection."""
 
     Config: ClassVar[type] = MIPPCSQConfig
@@ -116,13 +115,12 @@ class MIPPCSQ(JointQAgent):
         if config.backend not in BACKENDS:
             raise RegistryError(f"unknown backend {config.backend!r} of MIPPCSQ: {nearest(config.backend, BACKENDS)}")
         super().__init__(context, config)
-        self.d_leader, self.d_follower = (discounted_limits(context, agent) for agent in self.joint.agents)
         costs = [config.lam_g_leader] * len(self.d_leader) + [config.lam_g_follower] * len(self.d_follower)
         self.lam = torch.tensor([config.lam_q_leader, config.lam_q_follower, *costs])
 
-    def greedy(self, decision: Decision) -> torch.Tensor:
-        """Return the equilibrium of every table."""
-        return equilibrium(decision.tables, self.d_leader, self.d_follower, self.config.backend)
+    def equilibrium(self, tables: torch.Tensor) -> torch.Tensor:
+        """Return the pairs of MIP (13)."""
+        return equilibrium(tables, self.d_leader, self.d_follower, self.config.backend)
 
     def explore(self, decision: Decision, rng: np.random.Generator) -> np.ndarray:
         """Return pairs drawn uniformly from the safe ones, or the least violating ones where none is safe."""

@@ -10,8 +10,8 @@ A **game** is a `pettingzoo.ParallelEnv` (dicts by agent name) that also has, on
 An **agent** controls every role of a game at once (centralised training and execution) and sees
 only arrays: never the suite's name, never its simulator. The exception declares itself `privileged`:
 it is given a simulator and told which episode is played, and the leaderboard says so. All arrays
-that an agent is given or returns have a leading axis E, the number of games played side by side
-(1 where a suite has no batched core).
+that an agent is given or returns have a leading axis E, the number of games played side by side: in
+training the `num_envs` of the agent's config (1 without that key), in evaluation 1.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class AgentContext:
         neutral_actions: agent -> the action executed for it once it is done.
         observation_features: agent -> scale of its observation.
         state_features: scale of the global state.
-        num_envs: E, games played side by side.
+        num_envs: E, games played side by side in training.
         training_steps: decisions per game that training will last (for schedules).
         seed: in [0, 2**63 - 1].
         simulator: None for an ordinary agent. For a privileged one the game's own: ``simulator(num_envs)``
@@ -168,7 +168,8 @@ class Agent(ABC):
         needs_backend: "", or a backend that a suite must have for the agent to run on it.
         made_for: setting of a suite's ``[env]`` -> the values that the agent can do with, None where the suite may
             leave it out; for agents that know the simulator of some scenarios.
-        Config: a frozen dataclass; its fields are the keys that a suite file or `--set` may give.
+        Config: a frozen dataclass; its fields are the keys that a suite file or `--set` may give. With a field
+            `num_envs` the agent is trained on that many games side by side.
     """
 
     version: ClassVar[str] = "1"

@@ -356,13 +356,14 @@ def make(suite: str, *, backend: str = "auto", **overrides: Any) -> Game:
 
 
 def make_context(
-    spec: SuiteSpec, game: Game, *, steps: int, seed: int, agent_class: type[Agent] = Agent
+    spec: SuiteSpec, game: Game, *, steps: int, seed: int, num_envs: int = 1, agent_class: type[Agent] = Agent
 ) -> AgentContext:
     """Return what an agent is told about a game.
 
     Args:
         spec: the suite; game: built from it.
-        steps: training decisions.
+        steps: training decisions of each game.
+        num_envs: games played side by side in training.
         seed: in [0, 2**63 - 1].
         agent_class: whose context it is; the game's `simulator` is only for a privileged one.
     """
@@ -378,7 +379,7 @@ def make_context(
         neutral_actions=spec.neutral_actions,
         observation_features=dict.fromkeys(spec.roles, spec.features),
         state_features=spec.state_features or spec.features,
-        num_envs=1,
+        num_envs=num_envs,
         training_steps=steps,
         seed=seed,
         simulator=getattr(game, "simulator", None) if agent_class.privileged else None,

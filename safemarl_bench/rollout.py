@@ -61,6 +61,15 @@ def _check_action(agent: str, action: Any, space: gymnasium.Space[Any], num_envs
     return array.astype(np.float32)
 
 
+def neutral_actions(spec: SuiteSpec, spaces: Mapping[str, gymnasium.Space[Any]], num_envs: int) -> Arrays:
+    """Return what done agents execute: agent -> (E,) or (E, k), in the spaces' dtype."""
+    neutral = {}
+    for agent, space in spaces.items():
+        shape = (num_envs, *(space.shape or ()))
+        neutral[agent] = np.broadcast_to(np.asarray(spec.neutral_actions[agent], space.dtype), shape)
+    return neutral
+
+
 class Rollout:
     """One game (E = 1) played with an agent's arrays; a done agent's action becomes its neutral one."""
 
@@ -72,12 +81,7 @@ class Rollout:
         self._absent = {agent: np.zeros(game.observation_space(agent).shape, np.float32) for agent in spec.roles}
         for absent in self._absent.values():
             absent.setflags(write=False)  # agents are handed views of it
-        self._neutral = {
-            agent: np.asarray([spec.neutral_actions[agent]], self.spaces[agent].dtype).reshape(
-                1, *(self.spaces[agent].shape or ())
-            )
-            for agent in spec.roles
-        }
+        self._neutral = neutral_actions(spec, self.spaces, 1)
         self._step = 0
         self.observation: Observation
 

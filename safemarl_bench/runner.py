@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ import tqdm
 
 from safemarl_bench.canonical_json import canonical, sha256
 from safemarl_bench.checkpoint import folder_digest
+from safemarl_bench.collection import make_games
 from safemarl_bench.contract import Agent, build_config
 from safemarl_bench.errors import CheckpointError, RecordError, RegistryError, SafeMARLBenchError
 from safemarl_bench.evaluation import EpisodeTally, evaluate
@@ -64,9 +66,15 @@ class Cell:
         return self.evaluation_backend != self.spec.reference_backend
 
     @property
+    def num_envs(self) -> int:
+        """Games that the agent is trained on side by side."""
+        return int(getattr(self.config, "num_envs", 1))
+
+    @property
     def steps(self) -> int:
-        """Training decisions: the budget's, or 0 for an agent that does not learn."""
-        return self.spec.budget_steps(self.budget) if self.agent_class.learns else 0
+        """Training decisions of all games: the budget's whole rounds, or 0 for an agent that does not learn."""
+        budget = self.spec.budget_steps(self.budget)
+        return budget - budget % self.num_envs if self.agent_class.learns else 0
 
     @property
     def label(self) -> str:
@@ -141,18 +149,27 @@ def resolve_cell(
         raise SafeMARLBenchError(f"evaluation episodes must be an integer of at least 1, got {episodes!r}")
     if not isinstance(agent_class.version, str) or not isinstance(agent_class.action_kinds, tuple):
         raise RegistryError(f"agent {agent!r}: version must be text and action_kinds a tuple of text")
-    values = {**spec.agents.get(agent, {}), **(config or {})}
+    built = build_config(agent_class, {**spec.agents.get(agent, {}), **(config or {})})
+    _check_num_envs(getattr(built, "num_envs", 1), budget, spec.budget_steps(budget))
     return Cell(
         spec,
         agent,
         agent_class,
-        build_config(agent_class, values),
+        built,
         check_seed(seed),
         budget,
         episodes,
         spec.pick_backend(backend),
         spec.pick_backend(evaluation_backend),
     )
+
+
+def _check_num_envs(num_envs: Any, budget: str, steps: int) -> None:
+    if type(num_envs) is not int or not 1 <= num_envs <= steps:
+        raise RegistryError(
+            f"config key 'num_envs' must be an integer in 1..{steps} (the decisions of budget {budget}), "
+            f"got {num_envs!r}"
+        )
 
 
 def run(
@@ -236,7 +253,9 @@ def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRec
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with _games(cell) as (game, evaluation_game):
         agent = build_agent(cell, game)
-        trainer = Trainer(Rollout(cell.spec, game), agent, cell.agent, cell.seed, cell.steps, work)
+        another = functools.partial(make, cell.spec.name, backend=cell.backend)
+        games = make_games(cell.spec, game, another, cell.num_envs, cell.seed)
+        trainer = Trainer(games, agent, cell.agent, cell.steps, work)
         if cell.steps:
             _train(cell, trainer, progress)
         policy = work / "policy"
@@ -277,7 +296,14 @@ def _games(cell: Cell) -> Iterator[tuple[Game, Game]]:
 def build_agent(cell: Cell, game: Game) -> Agent:
     """Return the cell's agent, untrained, for a game of the cell's suite. Torch is held to one thread."""
     with calling(cell.agent, "__init__", 0):
-        context = make_context(cell.spec, game, steps=cell.steps, seed=cell.seed, agent_class=cell.agent_class)
+        context = make_context(
+            cell.spec,
+            game,
+            steps=cell.steps // cell.num_envs,
+            seed=cell.seed,
+            num_envs=cell.num_envs,
+            agent_class=cell.agent_class,
+        )
         agent = cell.agent_class(context, cell.config)
     if "torch" in sys.modules:  # more threads change the order of sums, and with it the record
         sys.modules["torch"].set_num_threads(1)

@@ -1,7 +1,7 @@
 """Training one agent on one game: the loop, its log, and checkpoints that resume it exactly.
 
-Checkpoints are taken between episodes, where the game holds no state: spawns and exploration are
-pure functions of (seed, episode, step), so the agent and a few counters are all there is to keep.
+Spawns and exploration are pure functions of (seed, episode, step), so a checkpoint is the agent, where the games are,
+and a few counters; nothing of random state is kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from bisect import bisect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,18 @@ from typing import Any
 import numpy as np
 
 from safemarl_bench.checkpoint import read_checkpoint, write_checkpoint
+from safemarl_bench.collection import Finished, Games
 from safemarl_bench.contract import Agent
 from safemarl_bench.errors import CheckpointError, ContractError
-from safemarl_bench.evaluation import EpisodeTally
 from safemarl_bench.rng import generator
-from safemarl_bench.rollout import Rollout, calling
+from safemarl_bench.rollout import calling
 
 LOG_POINTS = 64
 CHECKPOINT_SECONDS = 20.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training stopped on request, at an episode's end, with everything saved."""
+    """Training stopped on request, with everything saved."""
 
 
 @dataclasses.dataclass
@@ -64,12 +65,12 @@ class TrainLog:
             self.returns.setdefault(role, [])
             self.costs.setdefault(role, [])
 
-    def add(self, tally: EpisodeTally) -> None:
+    def add(self, episode: Finished) -> None:
         """Count a finished episode."""
         self.totals["episodes"] += 1
-        self.totals["collisions"] += any(tally.crashed.values())
+        self.totals["collisions"] += episode.crashed
         self.pending.append(
-            [[tally.returns[role] for role in self.roles], [tally.costs[role].tolist() for role in self.roles]]
+            [[episode.returns[role] for role in self.roles], [episode.costs[role] for role in self.roles]]
         )
 
     def close_point(self, step: int) -> None:
@@ -138,15 +139,14 @@ class Trainer:
     """Trains an agent for a number of decisions, resumably.
 
     Attributes:
-        rollout: the game. agent: the learner. name: what errors call it.
-        seed: of spawns and exploration. total: decisions. folder: where checkpoints go.
-        step: decisions taken so far. log: what they led to.
+        games: where it is trained. agent: the learner. name: what errors call it.
+        total: decisions, a multiple of the number of games. folder: where checkpoints go.
+        step: decisions taken so far, of all games together. log: what they led to.
     """
 
-    rollout: Rollout
+    games: Games
     agent: Agent
     name: str
-    seed: int
     total: int
     folder: Path
     step: int = 0
@@ -154,7 +154,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         """Start at decision 0."""
-        self.log = TrainLog(self.rollout.spec.roles)
+        self.log = TrainLog(self.games.spec.roles)
         self._started, self._seconds_before = time.perf_counter(), 0.0
 
     def resume(self) -> bool:
@@ -167,10 +167,11 @@ class Trainer:
         if newest is None:
             return False
         try:
-            _, state = read_checkpoint(newest, "trainer")
+            games, state = read_checkpoint(newest, "trainer")
             self.agent.load(newest)
+            self.games.restore(games)
             self.step, self._seconds_before = int(state["step"]), float(state["seconds"])
-            self.log = TrainLog(**{**state["log"], "roles": self.rollout.spec.roles})
+            self.log = TrainLog(**{**state["log"], "roles": self.games.spec.roles})
         except (CheckpointError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"cannot resume from {newest}: {error}; delete that folder to start again") from error
         return True
@@ -186,7 +187,7 @@ class Trainer:
                 with calling(self.name, "save", self.step):
                     self.agent.save(folder, training=True)
                 state = {"step": self.step, "seconds": self.seconds(), "log": dataclasses.asdict(self.log)}
-                write_checkpoint(folder, "trainer", {}, state)
+                write_checkpoint(folder, "trainer", self.games.save(), state)
             for older in self._complete_checkpoints():
                 if older != folder:
                     shutil.rmtree(older)
@@ -210,42 +211,36 @@ class Trainer:
             Interrupted: a stop was asked for; the checkpoint is written.
             ContractError: the agent or the game broke its contract.
         """
-        points = log_steps(self.total)
+        points = sorted(log_steps(self.total))
         saved = time.monotonic()
         with stop_requests() as stop:
             while self.step < self.total:
-                self._episode(points, bar)
+                self._decide(points, bar)
                 if stop.is_set() or self.step == self.total or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self.save()
                     saved = time.monotonic()
                 if stop.is_set():
                     raise Interrupted(f"stopped at decision {self.step:,} of {self.total:,}")
 
-    def _episode(self, points: set[int], bar: Any) -> None:
-        """Play and learn from one episode, or what the budget leaves of it."""
-        tally = EpisodeTally(self.rollout)
-        observation = self.rollout.reset(stream="train", seed=self.seed, episode=self.log.totals["episodes"])
-        crossed = over = False
-        while not over and self.step < self.total:
-            with calling(self.name, "act", self.step):
-                rng = generator("explore", self.seed, self.step)
-                actions = self.agent.act(observation, explore=True, rng=rng)
-            transition, infos = self.rollout.step(actions, by=f"{self.name} (training)")
-            with calling(self.name, "observe", self.step):
-                self.agent.observe(transition)
-            with calling(self.name, "learn", self.step):
-                check_metrics(self.agent.learn())
-            tally.add(transition.rewards, transition.costs, infos)
-            observation = transition.next_observation
-            over = bool(transition.episode_over[0])
-            self.step += 1
-            crossed |= self.step in points
-        self.log.totals["violating_steps"] += tally.violating_steps
-        if over:
-            self.log.add(tally)
-        if crossed:
+    def _decide(self, points: Sequence[int], bar: Any) -> None:
+        """Take one decision in every game and learn from it."""
+        games, number = self.games, self.step // self.games.num_envs
+        with calling(self.name, "act", self.step):
+            rng = generator("explore", games.seed, number)
+            actions = self.agent.act(games.observation, explore=True, rng=rng)
+        transition, finished = games.step(actions, by=f"{self.name} (training)")
+        with calling(self.name, "observe", self.step):
+            self.agent.observe(transition)
+        with calling(self.name, "learn", self.step):
+            check_metrics(self.agent.learn())
+        paid = np.any([costs.any(axis=1) for costs in transition.costs.values()], axis=0)
+        self.log.totals["violating_steps"] += int(paid.sum())
+        for episode in finished:
+            self.log.add(episode)
+        before, self.step = self.step, self.step + games.num_envs
+        if bisect(points, self.step) > bisect(points, before):
             self.log.close_point(self.step)
-        bar.set_postfix_str(
-            f"return {sum(tally.returns.values()):.1f}, collisions {self.log.totals['collisions']}", refresh=False
-        )
-        bar.update(tally.length)
+        if finished:
+            last = sum(finished[-1].returns.values())
+            bar.set_postfix_str(f"return {last:.1f}, collisions {self.log.totals['collisions']}", refresh=False)
+        bar.update(games.num_envs)

@@ -1,6 +1,7 @@
 """Building blocks of learners: replay memories, network ensembles, schedules, joint-action Q learning."""
 
 from safemarl_bench.learning.agent import Batch, Decision, JointQAgent, JointQConfig
+from safemarl_bench.learning.constrained import ConstrainedQAgent, ConstrainedQConfig
 from safemarl_bench.learning.critics import (
     Critics,
     squared_losses,
@@ -16,6 +17,8 @@ from safemarl_bench.learning.schedules import linear
 __all__ = [
     "Adam",
     "Batch",
+    "ConstrainedQAgent",
+    "ConstrainedQConfig",
     "Critics",
     "Decision",
     "Ensemble",

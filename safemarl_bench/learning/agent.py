@@ -35,18 +35,22 @@ CHECKPOINT_NAME = "agent"
 class JointQConfig:
     """What every joint-action Q learner can set."""
 
+    num_envs: int = 1  # E, games played side by side in training
     hidden: tuple[int, ...] = (64, 64, 64)  # widths of the hidden layers
     learning_rate: float = 1e-3  # of Adam, for every critic
     reward_scale: float = 0.1  # critics learn rewards times this (costs are left as they are)
     batch_size: int = 64  # transitions per update
     buffer_size: int = 500_000  # transitions remembered
     learning_starts: int = 512  # transitions seen before the first update, at most a quarter of training
-    updates_per_step: int = 1  # K, updates after each observed decision
+    updates_per_step: int = 1  # K, updates after each decision of all games together
     rho: float = 0.99  # share of the old target kept by a soft update
     target_interval: int = 10  # updates between two soft updates
     epsilon_start: float = 0.1  # chance of exploring at the first decision
     epsilon_end: float = 0.05  # chance of exploring once the decay is over
     epsilon_decay: float = 0.5  # share of training over which epsilon falls linearly
+    # Defects of released codes, off; on, they show what each of them costs.
+    target_pair_at_s: bool = False  # the next pair is chosen at s, not at s'
+    mean_done_mask: bool = False  # the batch shares one mean of "not done": nothing is ever terminal
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -246,11 +250,18 @@ class JointQAgent(Agent):
         count = len(batch.pairs)
         states, next_states = batch.features[:, : self.num_states], batch.next_features[:, : self.num_states]
         activations = self.critics.online.forward(torch.cat((states, next_states)))
-        decision = self._decision(activations[-1][:, count:], batch.next_features, batch.continues)
+        if self.config.target_pair_at_s:
+            decision = self._decision(activations[-1][:, :count], batch.features, batch.continues)
+        else:
+            decision = self._decision(activations[-1][:, count:], batch.next_features, batch.continues)
         with self._divergence_named():
             next_pairs = self._executed(self.greedy(decision), batch.continues)
         bootstrap = self._at(self.critics.target.outputs(next_states), next_pairs)
-        targets = td_targets(batch.payoffs, bootstrap, batch.continues[self.owner], self.context.gamma)
+        continues = batch.continues[self.owner]
+        if self.config.mean_done_mask:
+            bootstrap = bootstrap * continues.float().mean(dim=1, keepdim=True)
+            continues = torch.ones_like(continues)
+        targets = td_targets(batch.payoffs, bootstrap, continues, self.context.gamma)
         values = self._at(activations[-1][:, :count], batch.pairs)
         return activations, td_errors(values, targets, batch.alive[self.owner])
 

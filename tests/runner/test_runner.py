@@ -11,6 +11,7 @@ import pytest
 
 import safemarl_bench as smb
 from safemarl_bench import runner, training
+from safemarl_bench.collection import make_games
 from safemarl_bench.errors import (
     CheckpointError,
     ContractError,
@@ -120,7 +121,8 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_to_the_same_digest(tmp_pa
 def test_a_half_written_checkpoint_does_not_count(tmp_path):
     cell = runner.resolve_cell("toy", AGENT, budget="smoke")
     game = smb.make("toy")
-    trainer = Trainer(runner.Rollout(cell.spec, game), runner.build_agent(cell, game), AGENT, 0, 60, tmp_path)
+    games = make_games(cell.spec, game, lambda: smb.make("toy"), 1, seed=0)
+    trainer = Trainer(games, runner.build_agent(cell, game), AGENT, 60, tmp_path)
     (tmp_path / "step-000000000012").mkdir()
     assert trainer.resume() is False
     trainer.step = 12
