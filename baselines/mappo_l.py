@@ -18,6 +18,9 @@ have normalisers of their own; ratios are of whole actions, not of each dimensio
 symmetric; A and A_C are combined in their units and standardised together (in each minibatch),
 so that lam means reward per cost. Done agents are left out of the losses.
 
+Multipliers start at 20 and move fast (the authors: 0.78, slowly): on merge an agent that first learns to
+be fast stays in the unsafe optimum, and only one that starts safe ends within its limit.
+
 Set ``lam = 0`` and ``eta = 0`` for MAPPO without constraints.
 """
 
@@ -51,8 +54,8 @@ class MAPPOLConfig(OnPolicyConfig):
 
     clip: float = 0.2  # of the ratio, on both sides of 1
     entropy_bonus: float = 0.01  # weight of the entropy in the loss
-    lam: float = 0.78  # multipliers at the start
-    eta: float = 0.05  # their rate, per unit of cost and iteration
+    lam: float = 20.0  # multipliers at the start: high, so that policies are safe first and good later
+    eta: float = 0.5  # their rate, per unit of cost and iteration
     minibatch_multipliers: bool = False  # ablation: the authors' rule, in every minibatch
 
     def __post_init__(self) -> None:

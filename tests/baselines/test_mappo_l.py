@@ -111,7 +111,7 @@ def test_the_surrogate_is_weighted_with_m_and_leaves_out_done_agents():
 
 def test_several_constraints_have_a_multiplier_each():
     context = paying_context("discrete", cost_limits={"l": (0.6, 9.0), "f": (0.3, 9.0)})
-    agent, games = build(context, eta=0.1), PayingGames("discrete", constraints=2)
+    agent, games = build(context, eta=0.1, lam=0.78), PayingGames("discrete", constraints=2)
     train_paying(agent, games, 320)
     for lam in agent.lam.values():
         assert lam.shape == (2,)
