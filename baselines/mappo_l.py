@@ -52,6 +52,7 @@ from safemarl_bench.learning import (
 class MAPPOLConfig(OnPolicyConfig):
     """What MAPPO-L can set beside `OnPolicyConfig`."""
 
+    num_envs: int = 32  # E: fewer games, more iterations in which multipliers move
     clip: float = 0.2  # of the ratio, on both sides of 1
     entropy_bonus: float = 0.01  # weight of the entropy in the loss
     lam: float = 20.0  # multipliers at the start: high, so that policies are safe first and good later
