@@ -52,6 +52,7 @@ TINY = 1e-8
 class MACPOConfig(OnPolicyConfig):
     """What MACPO can set beside `OnPolicyConfig`; epochs and minibatches are those of the critics."""
 
+    num_envs: int = 32  # E: fewer games, more iterations
     delta: float = 0.01  # trust region: mean KL of one update, nats
     damping: float = 0.1  # added to the Hessian's diagonal
     cg_steps: int = 10  # conjugate-gradient steps
