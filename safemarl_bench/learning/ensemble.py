@@ -14,6 +14,24 @@ import torch
 
 from safemarl_bench.errors import ContractError
 
+Layers = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def layer_views(flat: torch.Tensor, members: int, widths: tuple[int, ...]) -> Layers:
+    """Return the weights (C, n_l, n_{l+1}) and biases (C, 1, n_{l+1}) of every layer, views of (P,) parameters."""
+    views, start = [], 0
+    for fan_in, fan_out in pairwise(widths):
+        middle = start + members * fan_in * fan_out
+        end = middle + members * fan_out
+        views.append((flat[start:middle].view(members, fan_in, fan_out), flat[middle:end].view(members, 1, fan_out)))
+        start = end
+    return views
+
+
+def parameter_count(members: int, widths: tuple[int, ...]) -> int:
+    """Return P, the parameters of C perceptrons."""
+    return sum(members * (fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
+
 
 class Ensemble:
     """C multilayer perceptrons with ReLU between their layers.
@@ -33,25 +51,14 @@ class Ensemble:
             generator: the only source of randomness.
         """
         self.members, self.widths = members, widths
-        count = sum(members * (fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
-        self.parameters = torch.empty(count)
-        self.gradient = torch.zeros(count)
-        self._layers = self._views(self.parameters)
-        self._gradient_layers = self._views(self.gradient)
+        self.parameters = torch.empty(parameter_count(members, widths))
+        self.gradient = torch.zeros_like(self.parameters)
+        self._layers = layer_views(self.parameters, members, widths)
+        self._gradient_layers = layer_views(self.gradient, members, widths)
         for weight, bias in self._layers:
             bound = 1.0 / math.sqrt(weight.shape[1])
             weight.uniform_(-bound, bound, generator=generator)
             bias.uniform_(-bound, bound, generator=generator)
-
-    def _views(self, flat: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        views, start = [], 0
-        for fan_in, fan_out in pairwise(self.widths):
-            middle = start + self.members * fan_in * fan_out
-            end = middle + self.members * fan_out
-            weight = flat[start:middle].view(self.members, fan_in, fan_out)
-            views.append((weight, flat[middle:end].view(self.members, 1, fan_out)))
-            start = end
-        return views
 
     def forward(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         """Return the activations of every layer: the inputs first, the outputs last.
