@@ -27,7 +27,13 @@ def test_every_registered_suite_keeps_the_contract(suite):
     check_suite(suite)
 
 
-@pytest.mark.parametrize(("suite", "agent"), PAIRS, ids=[f"{suite}-{agent}" for suite, agent in PAIRS])
+def pair(suite, agent):
+    """A pair as a parameter; a search of full width takes its time."""
+    searches = "width" in {field.name for field in dataclasses.fields(registry.get_agent(agent).Config)}
+    return pytest.param(suite, agent, id=f"{suite}-{agent}", marks=[pytest.mark.slow] if searches else [])
+
+
+@pytest.mark.parametrize(("suite", "agent"), [pair(*names) for names in PAIRS])
 def test_every_registered_agent_keeps_the_contract(suite, agent):
     check_agent(agent, suite)
 
