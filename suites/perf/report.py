@@ -177,7 +177,7 @@ def _beside_envpool(rows: Benchmarks) -> list[str]:
 
 
 def learning_page(benchmarks: Benchmarks, machine: str) -> list[str]:
-    """Return the page of `bench_learning.py`; nothing without its timings."""
+    """Return the page of `bench_learning.py` and `bench_training.py`; nothing without updates' timings."""
     updates = [bench for bench in benchmarks if "updates_per_second" in bench["extra_info"]]
     if not updates:
         return []
@@ -192,16 +192,25 @@ def learning_page(benchmarks: Benchmarks, machine: str) -> list[str]:
         info, seconds = bench["extra_info"], (acts.get((name, kind, explore)) for explore in (False, True))
         rate, ratio = f"{info['updates_per_second']:,.0f}", f"{info['ratio_to_matrix_floor']:.2f}"
         rows.append([name, kind, str(batch), rate, ratio, *("" if s is None else f"{1e6 * s:,.0f}" for s in seconds)])
+    whole = [
+        [row["suite"], row["agent"], str(row["num_envs"]), f"{row['training_decisions_per_second']:,.0f}"]
+        for row in infos(benchmarks, "training")
+    ]
     rates, times = ["updates/s", "time / floor"], ["act in one game [us]", "the same, exploring [us]"]
     return [
         "# The learners: updates and actions",
         "",
         f"One thread, three hidden layers of 64, 5 x 5 joint actions or one number per agent; {machine}. The floor is "
         "the matrix products that an update cannot do without: of four critics where actions are discrete, of all "
-        "critics and both actors where they are continuous. Made by `suites/perf/bench_learning.py` and "
-        "`suites/perf/report.py`.",
+        "critics and both actors where they are continuous. Made by `suites/perf/bench_learning.py`, "
+        "`suites/perf/bench_training.py` and `suites/perf/report.py`.",
         "",
         *table(["agent", "actions", "batch", *rates, *times], rows, left=2),
+        "## Training decisions per second, the harness included",
+        "",
+        "E games side by side; agents with a replay memory do one update after each step of all E.",
+        "",
+        *table(["suite", "agent", "E", "decisions/s"], whole, left=2),
     ]
 
 

@@ -42,6 +42,11 @@ def test_every_suite_with_a_kernel_is_benchmarked():
 
 
 @needs_compiler
+def test_whole_trainings_are_benchmarked():
+    assert "1 passed" in run("bench_training.py", "csq and 16 and not mip")
+
+
+@needs_compiler
 def test_without_envpool_the_comparison_is_skipped_with_the_reason(tmp_path, monkeypatch):
     (tmp_path / "envpool.py").write_text("raise ModuleNotFoundError")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
