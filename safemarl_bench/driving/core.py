@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from safemarl_bench.driving import kernel
-from safemarl_bench.driving.entry import scene_of
+from safemarl_bench.driving.entry import is_official, scene_of
 from safemarl_bench.driving.scenario import TwoVehicles
 from safemarl_bench.driving.settings import Settings
 from safemarl_bench.driving.tables import Tables, read_tables
@@ -227,7 +227,7 @@ class BatchedDriving:
 
 def _widths(scene: TwoVehicles, spec: SuiteSpec) -> tuple[int, int]:
     """Return the numbers in an agent's observation and in the global state."""
-    clock = 0 if scene.TRUNCATES or spec.env.get("profile") == "official" else 1
+    clock = 0 if scene.TRUNCATES or is_official(spec) else 1
     return 9 if scene.settings.observation == "frenet" else 8 + clock, 8 + clock
 
 

@@ -37,8 +37,13 @@ def make(spec: SuiteSpec, *, backend: str = "highway", render_mode: str | None =
         from safemarl_bench.driving.kernel_game import KernelGame  # loads numba, which the other backend does not need
 
         return KernelGame(spec, scene)
-    game = OFFICIAL[spec.env["scenario"]] if spec.env.get("profile") == "official" else DrivingGame
+    game = OFFICIAL[spec.env["scenario"]] if is_official(spec) else DrivingGame
     return game(spec, scene)
+
+
+def is_official(spec: SuiteSpec) -> bool:
+    """Whether a suite keeps the rules of the released code."""
+    return spec.env.get("profile") == "official"
 
 
 def scene_of(spec: SuiteSpec, render_mode: str | None = None, **overrides: Any) -> TwoVehicles:

@@ -13,6 +13,7 @@ from highway_env.vehicle.kinematics import Vehicle
 
 from safemarl_bench.driving import kernel
 from safemarl_bench.driving.clearance import clearances
+from safemarl_bench.driving.entry import is_official
 from safemarl_bench.driving.scenario import Intersection, Merge, Racetrack, Roundabout, TwoVehicles
 from safemarl_bench.driving.settings import SIMULATION_HZ
 from safemarl_bench.errors import RegistryError
@@ -175,6 +176,6 @@ def _rule_row(spec: SuiteSpec, scene: TwoVehicles, roads: list[Any]) -> np.ndarr
     row[[kernel.FIRST_REWARD, kernel.SECOND_REWARD]] = settings.arrival_rewards
     row[kernel.CLIPS] = settings.speed_range is not None
     row[[kernel.SLOWEST, kernel.FASTEST]] = settings.speed_range or (Vehicle.MIN_SPEED, Vehicle.MAX_SPEED)
-    row[kernel.OFFICIAL] = spec.env.get("profile") == "official"
+    row[kernel.OFFICIAL] = is_official(spec)
     row[kernel.FRENET], row[kernel.NORMAL] = settings.observation == "frenet", settings.noise == "normal"
     return row

@@ -15,9 +15,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from safemarl_bench.checkpoint import read_checkpoint, write_checkpoint
+from safemarl_bench.checkpoint import write_checkpoint
 from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation, Transition
-from safemarl_bench.errors import CheckpointError, ContractError
+from safemarl_bench.errors import ContractError
+from safemarl_bench.learning.agent_checkpoint import CHECKPOINT_NAME, copy_into, read_agent
 from safemarl_bench.learning.critics import squared_losses, squared_losses_gradient, td_targets
 from safemarl_bench.learning.ensemble import TrainedEnsemble
 from safemarl_bench.learning.joint import leader_and_follower
@@ -27,8 +28,6 @@ from safemarl_bench.rng import generator
 
 CHECK_INTERVAL = 100
 """Updates between two looks at the losses: NaN is found, and metrics are returned, this often."""
-
-CHECKPOINT_NAME = "agent"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,17 +314,8 @@ class OffPolicyAgent(Agent):
         Raises:
             CheckpointError: it cannot be read, or is of another agent, game or network width.
         """
-        arrays, meta = read_checkpoint(path, CHECKPOINT_NAME)
-        if meta.get("agent") != type(self).__name__:
-            raise CheckpointError(f"checkpoint {path} is of agent {meta.get('agent')!r}, not {type(self).__name__!r}")
-        tensors = self.tensors(training=meta["training"])
-        for name, tensor in tensors.items():
-            saved = arrays.get(name)
-            if saved is None or saved.shape != tuple(tensor.shape):
-                got = "nothing" if saved is None else f"shape {saved.shape}"
-                raise CheckpointError(f"checkpoint {path}: {name!r} must have shape {tuple(tensor.shape)}, got {got}")
+        arrays, meta = read_agent(path, self)
         if meta["training"]:
             self.replay.restore(arrays, meta["counters"])
-        for name, tensor in tensors.items():
-            tensor.copy_(torch.from_numpy(arrays[name]))
+        copy_into(self.tensors(training=meta["training"]), arrays)
         self.set_counters(meta["counters"])

@@ -25,10 +25,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from safemarl_bench.checkpoint import read_checkpoint, write_checkpoint
+from safemarl_bench.checkpoint import write_checkpoint
 from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation, Transition
-from safemarl_bench.errors import CheckpointError, ContractError
+from safemarl_bench.errors import ContractError
 from safemarl_bench.learning.advantages import gae, mean_over
+from safemarl_bench.learning.agent_checkpoint import CHECKPOINT_NAME, copy_into, read_agent
 from safemarl_bench.learning.ensemble import Adam
 from safemarl_bench.learning.layer_norm import LayerNormEnsemble, clip_norm
 from safemarl_bench.learning.normaliser import ValueNormaliser
@@ -37,7 +38,6 @@ from safemarl_bench.learning.rollouts import Rollout, RolloutMemory
 from safemarl_bench.learning.schedules import linear
 from safemarl_bench.rng import generator
 
-CHECKPOINT_NAME = "agent"
 HUBER_DELTA = 10.0
 GRADIENT_LIMIT = 10.0
 
@@ -361,20 +361,11 @@ class OnPolicyAgent(Agent):
         Raises:
             CheckpointError: it cannot be read, or is of another agent, game or network width.
         """
-        arrays, meta = read_checkpoint(path, CHECKPOINT_NAME)
-        if meta.get("agent") != type(self).__name__:
-            raise CheckpointError(f"checkpoint {path} is of agent {meta.get('agent')!r}, not {type(self).__name__!r}")
-        tensors = self.tensors(training=meta["training"])
-        for name, tensor in tensors.items():
-            saved = arrays.get(name)
-            if saved is None or saved.shape != tuple(tensor.shape):
-                got = "nothing" if saved is None else f"shape {saved.shape}"
-                raise CheckpointError(f"checkpoint {path}: {name!r} must have shape {tuple(tensor.shape)}, got {got}")
+        arrays, meta = read_agent(path, self)
         if meta["training"]:
             counters = meta["counters"]
             self.memory.restore(arrays, counters)
             self.decisions, self.iterations = counters["decisions"], counters["iterations"]
             for name, optimiser in self.optimisers.items():
                 optimiser.steps = counters[f"steps.{name}"]
-        for name, tensor in tensors.items():
-            tensor.copy_(torch.from_numpy(arrays[name]))
+        copy_into(self.tensors(training=meta["training"]), arrays)
