@@ -1,6 +1,6 @@
 """Where training transitions come from: E games of one suite side by side, each playing one episode after another.
 
-Game k plays the episodes k, k + E, k + 2 E, ... of the training stream. A finished game starts its next episode in
+Game k plays the episodes k, k + E, k + 2 E, ... of a stream. A finished game starts its next episode in
 the same step: the transition shows the end of the old one, `observation` the start of the new one.
 """
 
@@ -17,16 +17,16 @@ from safemarl_bench.errors import ContractError
 from safemarl_bench.registry import Game, SuiteSpec
 from safemarl_bench.rollout import Rollout, check_actions, neutral_actions
 
-STREAM = "train"
-
 
 class Finished(NamedTuple):
     """An episode that is over.
 
     Attributes:
+        episode: its number.
         returns: role -> undiscounted return. costs: role -> (K,) undiscounted cost. crashed: whether anybody did.
     """
 
+    episode: int
     returns: dict[str, float]
     costs: dict[str, list[float]]
     crashed: bool
@@ -39,9 +39,9 @@ class Games(ABC):
         num_envs: E. observation: what all games show now. episodes: (E,) int64, the episode each one plays.
     """
 
-    def __init__(self, spec: SuiteSpec, num_envs: int, seed: int) -> None:
-        """Prepare for episodes of `seed`; a subclass starts them."""
-        self.spec, self.num_envs, self.seed = spec, num_envs, seed
+    def __init__(self, spec: SuiteSpec, num_envs: int, seed: int, stream: str) -> None:
+        """Prepare for episodes of (stream, seed); a subclass starts them."""
+        self.spec, self.num_envs, self.seed, self.stream = spec, num_envs, seed, stream
         self.episodes = np.arange(num_envs)
         self.observation: Observation
         self._returns = np.zeros((num_envs, len(spec.roles)))
@@ -78,6 +78,7 @@ class Games(ABC):
     def _finished(self, k: int) -> Finished:
         limits = self.spec.cost_limits
         return Finished(
+            int(self.episodes[k]),
             {role: float(self._returns[k, index]) for index, role in enumerate(self.spec.roles)},
             {role: self._costs[k, index, : len(limits[role])].tolist() for index, role in enumerate(self.spec.roles)},
             bool(self._crashed[k]),
@@ -116,16 +117,16 @@ class Games(ABC):
 class SeparateGames(Games):
     """Games of any suite, stepped one by one. A game is saved as the actions of its episode, which are played again."""
 
-    def __init__(self, spec: SuiteSpec, games: list[Game], seed: int) -> None:
+    def __init__(self, spec: SuiteSpec, games: list[Game], seed: int, stream: str) -> None:
         """Start one episode in each game."""
-        super().__init__(spec, len(games), seed)
+        super().__init__(spec, len(games), seed, stream)
         self.rollouts = [Rollout(spec, game) for game in games]
         self._played: list[list[Arrays]] = [[] for _ in games]
         self._restart(np.ones(self.num_envs, bool))
 
     def _restart(self, over: np.ndarray) -> None:
         for k in np.flatnonzero(over):
-            self.rollouts[k].reset(stream=STREAM, seed=self.seed, episode=int(self.episodes[k]))
+            self.rollouts[k].reset(stream=self.stream, seed=self.seed, episode=int(self.episodes[k]))
             self._played[k] = []
         self._look()
 
@@ -173,13 +174,13 @@ class SeparateGames(Games):
 class BatchedGames(Games):
     """Games on a suite's batched simulator, with the interface of `safemarl_bench.driving.core.BatchedDriving`."""
 
-    def __init__(self, spec: SuiteSpec, game: Any, num_envs: int, seed: int) -> None:
+    def __init__(self, spec: SuiteSpec, game: Any, num_envs: int, seed: int, stream: str) -> None:
         """Start an episode in each game.
 
         Args:
             game: one game of the suite; makes the simulator, and tells the spaces.
         """
-        super().__init__(spec, num_envs, seed)
+        super().__init__(spec, num_envs, seed, stream)
         self.simulator = game.simulator(num_envs)
         self.spaces = {agent: game.action_space(agent) for agent in spec.roles}
         self._neutral = neutral_actions(spec, self.spaces, num_envs)
@@ -189,7 +190,7 @@ class BatchedGames(Games):
         self._restart(np.ones(num_envs, bool))
 
     def _restart(self, over: np.ndarray) -> None:
-        shown = self.simulator.reset(over, seeds=self.seed, episodes=self.episodes, stream=STREAM)
+        shown = self.simulator.reset(over, seeds=self.seed, episodes=self.episodes, stream=self.stream)
         self._live[over], self._seeing[over], self._steps[over] = True, True, 0
         self.observation = self._look(shown)
 
@@ -244,16 +245,18 @@ class BatchedGames(Games):
         self.observation = self._look(shown)
 
 
-def make_games(spec: SuiteSpec, game: Game, make: Callable[[], Game], num_envs: int, seed: int) -> Games:
+def make_games(
+    spec: SuiteSpec, game: Game, make: Callable[[], Game], num_envs: int, seed: int, *, stream: str = "train"
+) -> Games:
     """Return E games: batched where the suite's backend is, separate ones otherwise and for E = 1.
 
     Args:
         game: one game, to use. make: builds another one.
-        num_envs: E >= 1. seed: of the spawns.
+        num_envs: E >= 1. stream, seed: of the spawns.
     """
     if num_envs > 1 and hasattr(game, "core"):
-        return BatchedGames(spec, game, num_envs, seed)
-    return SeparateGames(spec, [game, *(make() for _ in range(num_envs - 1))], seed)
+        return BatchedGames(spec, game, num_envs, seed, stream)
+    return SeparateGames(spec, [game, *(make() for _ in range(num_envs - 1))], seed, stream)
 
 
 def _check(actions: Any, spaces: Mapping[str, Any], num_envs: int, by: str) -> Arrays:

@@ -12,6 +12,10 @@ only arrays: never the suite's name, never its simulator. The exception declares
 it is given a simulator and told which episode is played, and the leaderboard says so. All arrays
 that an agent is given or returns have a leading axis E, the number of games played side by side: in
 training the `num_envs` of the agent's config (1 without that key), in evaluation 1.
+
+In the second half of training the policy is validated now and then (`safemarl_bench.validation`): `act` is
+called with ``explore=False`` on other games, 1 of them or, where the config has the key `num_envs`, many.
+Training must go on as if nothing had happened: a greedy `act` leaves no trace.
 """
 
 from __future__ import annotations

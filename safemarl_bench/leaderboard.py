@@ -18,7 +18,7 @@ from safemarl_bench.comparison import Key, one_per_seed, split_variants, untrain
 from safemarl_bench.errors import RecordError
 from safemarl_bench.record import RunRecord, load_records
 from safemarl_bench.record_content import spot_check_problem
-from safemarl_bench.references import FOLDER, Reference, SuiteReference, reference_of, suite_reference
+from safemarl_bench.references import FOLDER, Reference, SuiteReference, mean, reference_of, suite_reference
 from safemarl_bench.registry import SuiteSpec, get_suite, suite_names
 from safemarl_bench.score import SuiteScore, score_suite
 
@@ -206,8 +206,10 @@ def entry_values(entry: Entry) -> dict[str, Any]:
         "score_provisional": score.provisional,
         "verdict": score.verdict,
         "feasible_seeds": score.feasible_seeds,
-        "cost_ratio_mean": math.fsum(score.cost_ratios) / score.seeds,
+        "cost_ratio_mean": mean(score.cost_ratios),
         "cost_ratio_worst": max(score.cost_ratios),
+        "final_total_return": mean(score.final_returns),
+        "final_cost_ratio_worst": max(score.final_cost_ratios),
         "zero_limit_violations": score.zero_limit_violations,
         "crash_rate": score.crashes / score.episodes,
         "crash_rate_low": low,

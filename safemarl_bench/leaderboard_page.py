@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from safemarl_bench.record_content import SPOT_CHECK_EPISODES
+from safemarl_bench.references import mean
 from safemarl_bench.score import MIN_SEEDS, VERDICTS, SuiteScore
 from safemarl_bench.stats import clopper_pearson
 
@@ -25,6 +26,9 @@ This page is generated from the run records in `runs/`; do not edit it, run `saf
 - **Evaluation** is greedy, on held-out episodes that are the same for everyone. On a suite's fast simulator it
   counts only with a spot check: {SPOT_CHECK_EPISODES} of its episodes, or all, were equal when played again on
   the reference.
+- **The policy that is evaluated** is the best of ten that training passes through in its second half, on validation
+  episodes of their own: within all limits the one with the highest return, else the one with the lowest cost ratio.
+  It is the same rule for every agent. *Last policy* says, per suite, what the one at the end of training reaches.
 - **Cost ratio**: mean cost per evaluation episode divided by its limit, the worst over agents and constraints.
   1.000 is the limit; a run at or below it is *feasible*. Where the limit is 0 and it was violated, the ratio is
   `inf`, and the tables per suite show the rate of violating episodes instead.
@@ -48,7 +52,7 @@ SAFETY_HEADER = ("rank", "agent", "kind", VERDICT_COUNTS, "feasible seeds", "cos
 REWARD_HEADER = ("rank", "agent", "kind", "verdict", "score", "cost ratio", "runs")
 DETAIL_HEADER = (
     *("agent", "kind", "seeds", "leader", "follower", "total", "score", "cost ratio: mean", "worst seed"),
-    *(CRASHES, "arrival rate", "verdict", TRAINING),
+    *(CRASHES, "arrival rate", "verdict", TRAINING, "last policy: total", "worst cost ratio"),
 )
 
 
@@ -112,13 +116,13 @@ def _details(entries: Sequence[Entry]) -> Iterator[str]:
 
 def _detail_cells(entry: Entry) -> Sequence[str]:
     score = entry.score
-    mean, worst = sum(score.cost_ratios) / score.seeds, max(score.cost_ratios)
     returns = map(_number, (score.leader_return, score.follower_return, score.total_return))
     normalised = _number(score.score) + ("*" if score.provisional else "")
-    ratios = (_cost(score, mean), _cost(score, worst))
+    ratios = (_cost(score, mean(score.cost_ratios)), _cost(score, max(score.cost_ratios)))
     rates = (_interval(score.crashes / score.episodes, *score.crash_interval), _number(score.arrival_rate))
     seeds = str(score.seeds) + _mark(score.enough_seeds)
-    end = (score.verdict, _number(score.training_violations))
+    last = (_number(mean(score.final_returns)), _number(max(score.final_cost_ratios))) if entry.learns else ("-", "-")
+    end = (score.verdict, _number(score.training_violations), *last)
     return (_escape(entry.agent), entry.kind, seeds, *returns, normalised, *ratios, *rates, *end)
 
 

@@ -30,10 +30,10 @@ __all__ = [
     "write_record",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 MAX_BYTES = 64_000
-SECTIONS = ("cell", "versions", "provenance", "train", "eval", "checkpoint")
-DIGESTED = ("cell", "versions", "train", "eval", "checkpoint")
+SECTIONS = ("cell", "versions", "provenance", "train", "validation", "eval", "checkpoint")
+DIGESTED = ("cell", "versions", "train", "validation", "eval", "checkpoint")
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -49,7 +49,9 @@ class RunRecord:
         versions: package -> version.
         provenance: git sha, dirty flag, machine, times; not part of the digest.
         train: at most 64 points of the episode return and cost so far; empty lists for agents that do not learn.
-        eval: per-episode results of the greedy policy on the fixed evaluation episodes, or their
+        validation: what the policies did from which the evaluated one was chosen, and what the last one reaches in
+            the evaluation episodes (see `safemarl_bench.validation`); None for agents that do not learn.
+        eval: per-episode results of the chosen policy, greedy, on the fixed evaluation episodes, or their
             summary (see `summarise_evaluation`); the properties below read both forms.
         checkpoint: sha256 and bytes of the saved agent.
 
@@ -61,6 +63,7 @@ class RunRecord:
     versions: dict[str, Any]
     provenance: dict[str, Any]
     train: dict[str, Any]
+    validation: dict[str, Any] | None
     eval: dict[str, Any]
     checkpoint: dict[str, Any]
 
@@ -146,9 +149,26 @@ class RunRecord:
     @property
     def cost_ratio(self) -> float:
         """Largest mean cost / limit over agents and constraints; at a limit of 0 any cost counts as infinite."""
-        limits = self.cell["game"]["cost_limits"]
-        pairs = [pair for agent in self.roles for pair in zip(self.mean_costs(agent), limits[agent], strict=True)]
-        return max((_ratio(cost, limit) for cost, limit in pairs), default=0.0)
+        return record_content.cost_ratio({agent: self.mean_costs(agent) for agent in self.roles}, self.cost_limits)
+
+    @property
+    def cost_limits(self) -> dict[str, list[float]]:
+        """Agent -> K limits on the mean undiscounted cost per episode."""
+        return dict(self.cell["game"]["cost_limits"])
+
+    @property
+    def final_return(self) -> float:
+        """Mean total return of the policy at the end of training; of the evaluated one where there is no other."""
+        if self.validation is None:
+            return self.total_return
+        return math.fsum(self.validation["final"]["returns"].values())
+
+    @property
+    def final_cost_ratio(self) -> float:
+        """As `cost_ratio`, of the policy at the end of training."""
+        if self.validation is None:
+            return self.cost_ratio
+        return record_content.cost_ratio(self.validation["final"]["costs"], self.cost_limits)
 
     @property
     def crash_episodes(self) -> int:
@@ -238,7 +258,7 @@ def write_record(record: RunRecord, results_dir: str | Path) -> tuple[Path, bool
     Raises:
         RecordError: the record is malformed, the directory cannot be written, or another file is in the way.
     """
-    problems = record_content.series_problems(record.cell, record.train, record.eval)
+    problems = record_content.series_problems(record.cell, record.train, record.validation, record.eval)
     if problems:
         raise RecordError(f"malformed record of {record.agent} on {record.suite}: {problems[0]}")
     path = Path(results_dir) / record.relative_path
@@ -319,9 +339,3 @@ def _file_name(name: str) -> str:
     """Return a portable, readable and reversible file name: ``package.module:Class`` -> ``package.module+Class``."""
     quoted = urllib.parse.quote(name, safe="").replace("%3A", "+")
     return "%2E" + quoted[1:] if quoted.startswith(".") else quoted
-
-
-def _ratio(cost: float, limit: float) -> float:
-    if limit == 0:
-        return math.inf if cost > 0 else 0.0
-    return cost / limit

@@ -47,7 +47,7 @@ def check_records(results_dir: str | Path) -> list[str]:
 
 def _file_problems(name: str, record: RunRecord, path: Path) -> Iterator[str]:
     try:
-        yield from record_content.series_problems(record.cell, record.train, record.eval)
+        yield from record_content.series_problems(record.cell, record.train, record.validation, record.eval)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         yield f"malformed series: {error!r}"
     if name != record.relative_path:

@@ -43,6 +43,9 @@ _EVAL |= dict.fromkeys(("returns", "costs", *EVENTS), dict)
 _EVAL |= dict.fromkeys(("length", "longest_cost_run"), (list, dict)) | {"spot_check": (dict, type(None))}
 _GAPS = tuple(f"largest_{kind}_difference" for kind in ("return", "cost", "observation"))
 _SPOT_CHECK: _Layout = {"backend": str, "episodes": int, "decisions": int, **dict.fromkeys(_GAPS, (int, float))}
+_OUTCOME: _Layout = {"step": int, "episodes": int, "collisions": int, "returns": dict, "costs": dict}
+_VALIDATION: _Layout = {"episodes": int, "kept": int, "final": dict}
+_VALIDATION |= dict.fromkeys(("steps", "collisions"), list) | dict.fromkeys(("returns", "costs"), dict)
 _LAYOUT: dict[str, _Layout] = {
     "versions": {},
     "provenance": {},
@@ -52,10 +55,16 @@ _LAYOUT: dict[str, _Layout] = {
     "cell.backend": {"train": str, "evaluation": str},
     "train": _TRAIN,
     "train.totals": dict.fromkeys(("episodes", "collisions", "violating_steps"), int),
+    "validation": _VALIDATION,
+    "validation.final": _OUTCOME,
     "eval": _EVAL,
     "eval.spot_check": _SPOT_CHECK,
     "checkpoint": {"sha256": (str, type(None)), "bytes": int},
 }
+
+
+_OPTIONAL = ("validation", "validation.final", "eval.spot_check")
+"""Sections that may be null."""
 
 
 def check_keys(sections: Mapping[str, Any]) -> None:
@@ -66,8 +75,8 @@ def check_keys(sections: Mapping[str, Any]) -> None:
     """
     for name, layout in _LAYOUT.items():
         outer, _, inner = name.partition(".")
-        section = sections[outer][inner] if inner else sections[outer]
-        if section is None and name == "eval.spot_check":
+        section = sections[outer] if not inner or sections[outer] is None else sections[outer][inner]
+        if section is None and name in _OPTIONAL:
             continue
         if not isinstance(section, dict):
             raise RecordError(f"{name} must be an object, got {type(section).__name__}")
@@ -77,6 +86,22 @@ def check_keys(sections: Mapping[str, Any]) -> None:
         for key, kind in layout.items():
             if not isinstance(section[key], kind) or (isinstance(section[key], bool) and kind is not bool):
                 raise RecordError(f"{name}.{key} has the wrong type {type(section[key]).__name__}")
+
+
+def cost_ratio(costs: Mapping[str, Sequence[float]], limits: Mapping[str, Sequence[float]]) -> float:
+    """Return the largest mean cost / limit over agents and constraints; at a limit of 0 any cost counts as infinite.
+
+    Args:
+        costs, limits: agent -> K numbers.
+    """
+    pairs = [pair for agent in limits for pair in zip(costs[agent], limits[agent], strict=True)]
+    return max((_ratio(cost, limit) for cost, limit in pairs), default=0.0)
+
+
+def _ratio(cost: float, limit: float) -> float:
+    if limit == 0:
+        return math.inf if cost > 0 else 0.0
+    return cost / limit
 
 
 def is_summary(evaluation: Mapping[str, Any]) -> bool:
@@ -155,12 +180,18 @@ def episodes_with(evaluation: Mapping[str, Any], event: str) -> int:
     return sum(any(episode) for episode in zip(*evaluation[event].values(), strict=True))
 
 
-def series_problems(cell: Mapping[str, Any], train: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[str]:
+def series_problems(
+    cell: Mapping[str, Any],
+    train: Mapping[str, Any],
+    validation: Mapping[str, Any] | None,
+    evaluation: Mapping[str, Any],
+) -> list[str]:
     """Return what is wrong with the series of a record, one line each: ragged, missing, out of range."""
     unlimited = [role for role in _roles(cell) if role not in cell["game"]["cost_limits"]]
     if unlimited:
         return [f"cell.game.cost_limits lacks {', '.join(unlimited)}"]
-    return [*_train_problems(cell, train), *_evaluation_problems(cell, evaluation)]
+    problems = [*_train_problems(cell, train), *_validation_problems(cell, validation)]
+    return [*problems, *_evaluation_problems(cell, evaluation)]
 
 
 def _roles(cell: Mapping[str, Any]) -> list[str]:
@@ -189,6 +220,32 @@ def _train_problems(cell: Mapping[str, Any], train: Mapping[str, Any]) -> Iterat
     for name in ("steps", "episodes", "collisions"):
         if any(later < earlier for earlier, later in itertools.pairwise(train[name])):
             yield f"train.{name} decreases"
+
+
+def _validation_problems(cell: Mapping[str, Any], validation: Mapping[str, Any] | None) -> Iterator[str]:
+    steps = cell["training_steps"]
+    if validation is None or not steps:
+        if bool(steps) != (validation is not None):
+            yield f"validation must be there if and only if there was training ({steps} steps)"
+        return
+    points, final = len(validation["steps"]), validation["final"]
+    if not points or validation["steps"][-1] != steps or final["step"] != steps:
+        yield f"validation must end with the last policy, at step {steps}"
+    if not 0 <= validation["kept"] < points:
+        yield f"validation.kept must be in 0..{points - 1}, got {validation['kept']}"
+    if final["episodes"] != cell["evaluation_episodes"]:
+        yield f"validation.final has {final['episodes']} episodes, the cell says {cell['evaluation_episodes']}"
+    series = {"collisions": validation["collisions"]}
+    for role, limits in cell["game"]["cost_limits"].items():
+        rows = [*validation["costs"].get(role, []), final["costs"].get(role, [])]
+        if any(len(row) != len(limits) for row in rows):
+            yield f"validation.costs.{role} is ragged: every point needs {len(limits)} costs"
+        series |= {f"{name}.{role}": validation[name].get(role, []) for name in ("returns", "costs")}
+        if role not in final["returns"]:
+            yield f"validation.final.returns.{role} is missing"
+    for name, values in series.items():
+        if len(values) != points:
+            yield f"validation.{name} is ragged: {len(values)} points, validation.steps has {points}"
 
 
 def _evaluation_problems(cell: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Iterator[str]:

@@ -14,8 +14,13 @@ import numpy as np
 
 from safemarl_bench.errors import SafeMARLBenchError, nearest
 
-STREAMS = {"train": 1, "evaluation": 2, "explore": 3, "init": 4, "replay": 5, "search": 6, "policy": 7}
-"""Named, disjoint streams. `train` and `evaluation` are spawn noise, the others belong to agents."""
+STREAMS = {
+    name: number
+    for number, name in enumerate(
+        ("train", "evaluation", "explore", "init", "replay", "search", "policy", "validation"), start=1
+    )
+}
+"""Named, disjoint streams. `train`, `validation` and `evaluation` are spawn noise, the others belong to agents."""
 
 MAX_SEED = 2**63 - 1
 

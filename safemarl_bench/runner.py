@@ -19,12 +19,14 @@ from typing import Any
 import filelock
 import tqdm
 
+from safemarl_bench import validation
 from safemarl_bench.canonical_json import canonical, sha256
 from safemarl_bench.checkpoint import folder_digest
 from safemarl_bench.collection import make_games
 from safemarl_bench.contract import Agent, build_config
 from safemarl_bench.errors import CheckpointError, RecordError, RegistryError, SafeMARLBenchError
-from safemarl_bench.evaluation import EpisodeTally, evaluate
+from safemarl_bench.evaluation import EVALUATION_SEED, EpisodeTally, evaluate
+from safemarl_bench.evaluation import STREAM as EVALUATION_STREAM
 from safemarl_bench.provenance import code_state, distribution_of, machine, package_versions
 from safemarl_bench.record import RunRecord, load_records, read_record, write_record
 from safemarl_bench.record_content import SPOT_CHECK_EPISODES, summarise_evaluation
@@ -37,6 +39,7 @@ from safemarl_bench.training import Interrupted, Trainer
 DEFAULT_RESULTS = "smb-results"
 DEFAULT_EPISODES = 100
 SMOKE_EPISODES = 20
+SMOKE_VALIDATION_EPISODES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Cell:
         """Training decisions of all games: the budget's whole rounds, or 0 for an agent that does not learn."""
         budget = self.spec.budget_steps(self.budget)
         return budget - budget % self.num_envs if self.agent_class.learns else 0
+
+    @property
+    def validation_episodes(self) -> int:
+        """Episodes that a policy is validated on."""
+        return SMOKE_VALIDATION_EPISODES if self.budget == "smoke" else validation.EPISODES
 
     @property
     def label(self) -> str:
@@ -256,14 +264,16 @@ def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRec
         agent = build_agent(cell, game)
         another = functools.partial(make, cell.spec.name, backend=cell.backend)
         games = make_games(cell.spec, game, another, cell.num_envs, cell.seed)
-        trainer = Trainer(games, agent, cell.agent, cell.steps, work)
+        play = functools.partial(_play, cell, evaluation_game, agent)
+        validate = functools.partial(play, validation.STREAM, validation.SEED, cell.validation_episodes)
+        trainer = Trainer(games, agent, cell.agent, cell.steps, work, validate)
+        policy, chosen = trainer.policy_folder(0), None
         if cell.steps:
             _train(cell, trainer, progress)
-        policy = work / "policy"
-        shutil.rmtree(policy, ignore_errors=True)
-        policy.mkdir()
-        with calling(cell.agent, "save", trainer.step):
-            agent.save(policy, training=False)
+            final = play(EVALUATION_STREAM, EVALUATION_SEED, cell.episodes, trainer.step)
+            policy, chosen = _choose(cell, trainer, final)
+        else:
+            trainer.save_policy()
         evaluation = _evaluate(cell, Rollout(cell.spec, evaluation_game), agent, progress)
     record = RunRecord(
         cell=cell.section(),
@@ -275,6 +285,7 @@ def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRec
             "wall_seconds": round(trainer.seconds(), 2),
         },
         train=trainer.log.section(),
+        validation=chosen,
         eval=evaluation,
         checkpoint=_keep_policy(policy, results, cell),
     )
@@ -285,13 +296,13 @@ def _run_locked(cell: Cell, results: Path, work: Path, progress: bool) -> RunRec
 
 @contextlib.contextmanager
 def _games(cell: Cell) -> Iterator[tuple[Game, Game]]:
-    """Yield the games to train and to evaluate on: one and the same where the backend is."""
+    """Yield the game to train on, and the one to validate and evaluate on: a training episode waits meanwhile."""
     with contextlib.ExitStack() as stack:
-        games: dict[str, Game] = {}
-        for backend in dict.fromkeys((cell.backend, cell.evaluation_backend)):
-            games[backend] = make(cell.spec.name, backend=backend)
-            stack.callback(games[backend].close)
-        yield games[cell.backend], games[cell.evaluation_backend]
+        games = []
+        for backend in (cell.backend, cell.evaluation_backend):
+            games.append(make(cell.spec.name, backend=backend))
+            stack.callback(games[-1].close)
+        yield games[0], games[1]
 
 
 def build_agent(cell: Cell, game: Game) -> Agent:
@@ -334,6 +345,24 @@ def _train(cell: Cell, trainer: Trainer, progress: bool) -> None:
             trainer.run(bar)
         except Interrupted as stop:
             raise Interrupted(f"{cell.label} {stop}; the same command resumes it from {trainer.folder}") from None
+
+
+def _play(cell: Cell, game: Game, agent: Agent, stream: str, seed: int, episodes: int, step: int) -> validation.Outcome:
+    """Return what the agent does in the first episodes of a stream; one that trains in many games plays many."""
+    batched = hasattr(cell.config, "num_envs") and hasattr(game, "core") and not agent.privileged
+    num_envs = min(validation.SIDE_BY_SIDE, episodes) if batched else 1
+    games = make_games(cell.spec, game, lambda: game, num_envs, seed, stream=stream)
+    return validation.play(games, agent, cell.agent, episodes, step)
+
+
+def _choose(cell: Cell, trainer: Trainer, final: validation.Outcome) -> tuple[Path, dict[str, Any]]:
+    """Give the agent its best policy; return where that is kept, and the ``validation`` section of the record."""
+    outcomes = trainer.outcomes
+    kept = validation.best(outcomes, cell.spec.cost_limits)
+    folder = trainer.policy_folder(outcomes[kept].step)
+    with calling(cell.agent, "load", trainer.step):
+        trainer.agent.load(folder)
+    return folder, validation.section(outcomes, kept, final)
 
 
 def _evaluate(cell: Cell, rollout: Rollout, agent: Agent, progress: bool) -> dict[str, Any]:

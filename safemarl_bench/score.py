@@ -57,6 +57,7 @@ class SuiteScore:
         returns: total returns. scores: normalised, empty without a usable reference.
         leader_return, follower_return: means over seeds, raw.
         cost_ratios: worst mean cost / limit over agents and constraints.
+        final_returns, final_cost_ratios: as `returns` and `cost_ratios`, of the policies at the end of training.
         crashes: evaluation episodes with a crash, out of `episodes`, all seeds together.
         zero_limit_violations: episodes that violated the worst constraint whose limit is 0 (a ratio says
             nothing there), out of `episodes`; None where every limit is positive.
@@ -71,6 +72,8 @@ class SuiteScore:
     leader_return: float
     follower_return: float
     cost_ratios: tuple[float, ...]
+    final_returns: tuple[float, ...]
+    final_cost_ratios: tuple[float, ...]
     crashes: int
     episodes: int
     zero_limit_violations: int | None
@@ -133,6 +136,8 @@ def score_suite(records: Sequence[RunRecord], reference: Reference) -> SuiteScor
         leader_return=mean([record.leader_return for record in records]),
         follower_return=mean([record.follower_return for record in records]),
         cost_ratios=tuple(record.cost_ratio for record in records),
+        final_returns=tuple(record.final_return for record in records),
+        final_cost_ratios=tuple(record.final_cost_ratio for record in records),
         crashes=sum(record.crash_episodes for record in records),
         episodes=sum(record.episodes for record in records),
         zero_limit_violations=_zero_limit_violations(records),

@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 import pettingzoo.test
 
+from safemarl_bench.checkpoint import folder_digest
 from safemarl_bench.contract import Agent, AgentContext, Observation, build_config
 from safemarl_bench.errors import ContractError
 from safemarl_bench.registry import Game, SuiteSpec, check_pair, get_agent, get_suite, make, make_context
@@ -156,8 +157,9 @@ def _check_inside(spec: SuiteSpec, game: Game, observation: Observation) -> None
 def check_agent(agent: str | type[Agent], suite: str) -> None:
     """Check that an agent keeps the contract on a suite.
 
-    Valid actions for one and for three games side by side, greedy actions that depend on nothing hidden, inputs
-    left as they were, a few learning steps, and a checkpoint without pickles that gives the same policy back.
+    Valid actions for one and for three games side by side, greedy actions that depend on nothing hidden and leave
+    no trace in training, inputs left as they were, a few learning steps, and a checkpoint without pickles that
+    gives the same policy back.
 
     Args:
         agent: a registered name, ``package.module:Class``, or a class.
@@ -176,18 +178,29 @@ def check_agent(agent: str | type[Agent], suite: str) -> None:
         context = make_context(spec, game, steps=CHECK_DECISIONS, seed=1, agent_class=agent_class)
         config = build_config(agent_class, spec.agents.get(name, {}))
         with calling(name, "__init__", 0):
-            learner = agent_class(context, config)
+            learner, twin = agent_class(context, config), agent_class(context, config)
             fresh = agent_class(dataclasses.replace(context, seed=2), config)
         observations = _learn_a_little(name, learner, Rollout(spec, game))
         for observation in observations:
             _check_acting(name, learner, context, observation)
+        _learn_a_little(name, twin, Rollout(spec, game), validated=True)
+        same = _saved(name, learner) == _saved(name, twin)
+        _require(same, f"agent {name!r}: a greedy act, as in validation, changes what is learned")
         _check_saving(name, learner, fresh, observations)
     finally:
         game.close()
 
 
-def _learn_a_little(name: str, learner: Agent, rollout: Rollout) -> list[Observation]:
-    """Train for `CHECK_DECISIONS`; return copies of the observations met."""
+def _saved(name: str, learner: Agent) -> tuple[str, int] | None:
+    """Return the digest of all that resuming would need; None where nothing is saved."""
+    with tempfile.TemporaryDirectory() as folder:
+        with calling(name, "save", CHECK_DECISIONS):
+            learner.save(Path(folder), training=True)
+        return folder_digest(Path(folder)) if any(Path(folder).iterdir()) else None
+
+
+def _learn_a_little(name: str, learner: Agent, rollout: Rollout, *, validated: bool = False) -> list[Observation]:
+    """Train for `CHECK_DECISIONS`, if `validated` with greedy acts in between; return copies of what was observed."""
     episode = 0
     observation = _start(name, learner, rollout, episode)
     met = []
@@ -202,6 +215,9 @@ def _learn_a_little(name: str, learner: Agent, rollout: Rollout) -> list[Observa
         with calling(name, "learn", step):
             check_metrics(learner.learn())
         observation = transition.next_observation
+        if validated:
+            _greedy(name, learner, observation)
+            _greedy(name, learner, _batch(observation, 3))
         if transition.episode_over[0]:
             episode += 1
             observation = _start(name, learner, rollout, episode)

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from bisect import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from safemarl_bench.contract import Agent
 from safemarl_bench.errors import CheckpointError, ContractError
 from safemarl_bench.rng import generator
 from safemarl_bench.rollout import calling
+from safemarl_bench.validation import Outcome, validation_steps
 
 LOG_POINTS = 64
 CHECKPOINT_SECONDS = 20.0
@@ -140,8 +141,10 @@ class Trainer:
 
     Attributes:
         games: where it is trained. agent: the learner. name: what errors call it.
-        total: decisions, a multiple of the number of games. folder: where checkpoints go.
+        total: decisions, a multiple of the number of games. folder: where checkpoints and validated policies go.
+        validate: says how the agent does after so many decisions; None: nobody asks.
         step: decisions taken so far, of all games together. log: what they led to.
+        outcomes: of the policies validated so far, which are in `policy_folder`.
     """
 
     games: Games
@@ -149,13 +152,16 @@ class Trainer:
     name: str
     total: int
     folder: Path
+    validate: Callable[[int], Outcome] | None = None
     step: int = 0
+    outcomes: list[Outcome] = dataclasses.field(default_factory=list)
     log: TrainLog = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         """Start at decision 0."""
         self.log = TrainLog(self.games.spec.roles)
         self._started, self._seconds_before = time.perf_counter(), 0.0
+        self._validation_steps = validation_steps(self.total)
 
     def resume(self) -> bool:
         """Load the newest complete checkpoint, if there is one.
@@ -172,6 +178,7 @@ class Trainer:
             self.games.restore(games)
             self.step, self._seconds_before = int(state["step"]), float(state["seconds"])
             self.log = TrainLog(**{**state["log"], "roles": self.games.spec.roles})
+            self.outcomes = [Outcome(**outcome) for outcome in state["outcomes"]]
         except (CheckpointError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"cannot resume from {newest}: {error}; delete that folder to start again") from error
         return True
@@ -187,12 +194,25 @@ class Trainer:
                 with calling(self.name, "save", self.step):
                     self.agent.save(folder, training=True)
                 state = {"step": self.step, "seconds": self.seconds(), "log": dataclasses.asdict(self.log)}
+                state["outcomes"] = [dataclasses.asdict(outcome) for outcome in self.outcomes]
                 write_checkpoint(folder, "trainer", self.games.save(), state)
             for older in self._complete_checkpoints():
                 if older != folder:
                     shutil.rmtree(older)
         except OSError as error:
             raise CheckpointError(f"cannot write checkpoint {folder}: {error.strerror or error}") from error
+
+    def policy_folder(self, step: int) -> Path:
+        """Return where the policy of after `step` decisions is kept."""
+        return self.folder / f"policy-{step:012d}"
+
+    def save_policy(self) -> None:
+        """Keep the policy of now."""
+        folder = self.policy_folder(self.step)
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed after it
+        folder.mkdir(parents=True)
+        with calling(self.name, "save", self.step):
+            self.agent.save(folder, training=False)
 
     def seconds(self) -> float:
         """Return the wall seconds spent on this run so far, interruptions left out."""
@@ -240,6 +260,9 @@ class Trainer:
         before, self.step = self.step, self.step + games.num_envs
         if bisect(points, self.step) > bisect(points, before):
             self.log.close_point(self.step)
+        if self.validate and bisect(self._validation_steps, self.step) > bisect(self._validation_steps, before):
+            self.save_policy()
+            self.outcomes.append(self.validate(self.step))
         if finished:
             last = sum(finished[-1].returns.values())
             bar.set_postfix_str(f"return {last:.1f}, collisions {self.log.totals['collisions']}", refresh=False)

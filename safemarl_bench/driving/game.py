@@ -41,7 +41,7 @@ REMAINING_REWARD = 5.0
 COLLISION_COST = 5.0
 GAP_COST = 1.0
 RENDER_MODES = ("human", "rgb_array")
-SPAWN_STREAMS = ("train", "evaluation", "search")
+SPAWN_STREAMS = ("train", "validation", "evaluation", "search")
 """The random streams that an episode may come from; the others are the agents' own."""
 SIGHT = 200.0
 """The other vehicle is not observed beyond this distance, m."""

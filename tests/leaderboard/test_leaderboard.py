@@ -73,6 +73,18 @@ def run(
         "longest_cost_run": [0] * episodes,
         "spot_check": spot_check,
     }
+    final = {"leader": total / 2, "follower": total / 2 - 1}
+    half = {role: [0.5] for role in ROLES}
+    last = {"step": 1000, "episodes": episodes, "returns": final, "costs": half, "collisions": 0}
+    validation = {
+        "episodes": 100,
+        "steps": [1000],
+        "returns": {role: [value] for role, value in final.items()},
+        "costs": {role: [cost] for role, cost in half.items()},
+        "collisions": [0],
+        "kept": 0,
+        "final": last,
+    }
     return RunRecord(
         cell={
             "suite": spec.name,
@@ -113,6 +125,7 @@ def run(
             "collisions": [1] if learns else [],
             "totals": {"episodes": 50 if learns else 0, "collisions": 1, "violating_steps": 4},
         },
+        validation=validation if learns else None,
         eval=summarise_evaluation(evaluation),
         checkpoint={"sha256": f"{seed:064x}", "bytes": 1},
     )
@@ -413,6 +426,8 @@ def test_the_details_give_hand_computed_numbers() -> None:
         "feasible_seeds": "3",
         "cost_ratio_mean": "1.0",
         "cost_ratio_worst": "2.0",
+        "final_total_return": "41.0",
+        "final_cost_ratio_worst": "2.0",  # 0.5 of 0.25
         "zero_limit_violations": "",
         "crash_rate": "0.02",
         "crash_rate_low": "0.01",

@@ -76,6 +76,16 @@ class Meddler(toy_suite.agents.Counter):
         return actions
 
 
+class Nostalgic(toy_suite.agents.Counter):
+    """Counts the greedy acts too, which are not training."""
+
+    def act(self, observation, *, explore, rng):
+        actions = super().act(observation, explore=explore, rng=rng)
+        if not explore:
+            self.counts[2, 2] += 1
+        return actions
+
+
 class Unbuildable(toy_suite.agents.Counter):
     """Cannot be built."""
 
@@ -108,6 +118,7 @@ class Pickler(toy_suite.agents.Counter):
         (Forgetful, "after save and load it acts differently"),
         (Amnesiac, "after save and load it acts differently"),
         (Meddler, "act changes the observation it is given"),
+        (Nostalgic, "a greedy act, as in validation, changes what is learned"),
         (Unbuildable, "raised in __init__ at step 0: OSError: no such device"),
         (Fickle, "the same greedy call gave another action"),
         (Pickler, r"holds only .safetensors and .json, found \['extra.pkl'\]"),

@@ -32,7 +32,7 @@ from safemarl_bench.record_check import check_records
 def sections(
     *, agent: str = "csq", seed: int = 0, episodes: int = 4, deterministic: bool = False, **cell: Any
 ) -> dict[str, Any]:
-    """Return the six sections of a small record; returns and costs depend on the seed."""
+    """Return the sections of a small record; returns and costs depend on the seed."""
     per_agent = {"leader": 30.0 + seed, "follower": 20.5}
     return {
         "cell": {
@@ -71,6 +71,7 @@ def sections(
             "collisions": [] if deterministic else [1, 3],
             "totals": {"episodes": 0 if deterministic else 100, "collisions": 3, "violating_steps": 7},
         },
+        "validation": None if deterministic else validation(episodes, per_agent),
         "eval": {
             "stream": "evaluation",
             "seed": 0,
@@ -88,6 +89,25 @@ def sections(
             "spot_check": None,
         },
         "checkpoint": {"sha256": None, "bytes": 0},
+    }
+
+
+def validation(episodes: int, per_agent: dict[str, float]) -> dict[str, Any]:
+    """Return a section of two validated policies, the first of which was kept."""
+    return {
+        "episodes": 100,
+        "steps": [1000, 2000],
+        "returns": {role: [base, base - 1.0] for role, base in per_agent.items()},
+        "costs": {role: [[0.125], [1.0]] for role in per_agent},
+        "collisions": [0, 20],
+        "kept": 0,
+        "final": {
+            "step": 2000,
+            "episodes": episodes,
+            "returns": {role: base - 1.5 for role, base in per_agent.items()},
+            "costs": {role: [0.75] for role in per_agent},
+            "collisions": 1,
+        },
     }
 
 
@@ -329,7 +349,7 @@ def bad_texts() -> dict[str, tuple[str, str]]:
         "not JSON": ("{hello}", "not JSON"),
         "not a number": ('{"a":NaN}', "NaN is not allowed"),
         "a list": ("[1]", "truncated|a JSON list"),
-        "another schema": (text.replace('"schema":2', '"schema":3'), "unknown schema 3, this version reads schema 2"),
+        "another schema": (text.replace('"schema":3', '"schema":2'), "unknown schema 2, this version reads schema 3"),
         "a section is gone": (dump({k: v for k, v in json.loads(text).items() if k != "eval"}), "eval"),
         "a key is gone": (text.replace('"collisions":3,', ""), r"lacks train\.totals\.collisions"),
         "edited by hand": (text.replace('"collisions":3', '"collisions":0'), "edited after it was written"),
@@ -389,6 +409,15 @@ def test_good_records_have_no_problems(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
+        ("validation.collisions", [5], r"validation\.collisions is ragged: 1 points, validation\.steps has 2"),
+        ("validation.returns.leader", [5.0], r"validation\.returns\.leader is ragged"),
+        ("validation.costs.leader", [[1.0], [1.0, 2.0]], r"validation\.costs\.leader is ragged: every point needs 1"),
+        ("validation.final.costs", {}, r"validation\.costs\.leader is ragged"),
+        ("validation.final.returns", {}, r"validation\.final\.returns\.leader is missing"),
+        ("validation.final.episodes", 3, r"validation\.final has 3 episodes, the cell says 4"),
+        ("validation.kept", 2, r"validation\.kept must be in 0\.\.1, got 2"),
+        ("validation.steps", [1000, 1900], r"validation must end with the last policy, at step 2000"),
+        ("validation", None, r"validation must be there if and only if there was training \(2000 steps\)"),
         ("train.episodes", [5], r"train\.episodes is ragged: 1 points, train\.steps has 2"),
         ("train.costs.leader", [[1.0]], r"train\.costs\.leader is ragged"),
         ("train.costs.leader", [[1.0], [1.0, 2.0]], r"train\.costs\.leader is ragged: every point needs 1 costs"),
