@@ -55,7 +55,8 @@ class SuiteSpec:
         env: keyword settings of the game.
         features: affine scale of every agent's observation and, without `state_features`, of the global state.
         budgets: name -> training decisions.
-        agents: agent name -> tuned config values for this suite.
+        agents: agent name -> tuned config values for this suite; a table in it, named as a budget, holds values for
+            that budget alone. See `tuned`.
         certified: budget -> agent -> {"total_return": least mean return, "cost_ratio": largest mean cost / limit}.
         ranked: whether the suite counts on the leaderboard.
         state_features: affine scale of the global state; None is that of the observations.
@@ -111,6 +112,12 @@ class SuiteSpec:
         if budget not in self.budgets:
             raise RegistryError(f"suite {self.name} has no budget {budget!r}: {nearest(budget, self.budgets)}")
         return self.budgets[budget]
+
+    def tuned(self, agent: str, budget: str) -> dict[str, Any]:
+        """Return the config values that the suite gives an agent: those for every budget, and over them the budget's."""
+        given = self.agents.get(agent, {})
+        common = {key: value for key, value in given.items() if not isinstance(value, Mapping)}
+        return common | dict(given.get(budget, {}))
 
     def pick_backend(self, backend: str) -> str:
         """Return the name of one of the suite's backends; "auto" is the default one.

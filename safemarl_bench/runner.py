@@ -158,7 +158,7 @@ def resolve_cell(
         raise SafeMARLBenchError(f"evaluation episodes must be an integer of at least 1, got {episodes!r}")
     if not isinstance(agent_class.version, str) or not isinstance(agent_class.action_kinds, tuple):
         raise RegistryError(f"agent {agent!r}: version must be text and action_kinds a tuple of text")
-    built = build_config(agent_class, {**spec.agents.get(agent, {}), **(config or {})})
+    built = build_config(agent_class, {**spec.tuned(agent, budget), **(config or {})})
     _check_num_envs(getattr(built, "num_envs", 1), budget, spec.budget_steps(budget))
     return Cell(
         spec,

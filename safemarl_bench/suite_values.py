@@ -32,6 +32,10 @@ def problems(spec: SuiteSpec) -> Iterator[str]:
     for budget, steps in spec.budgets.items():
         if not _is_count(steps):
             yield f"budget {budget!r} must be an integer of at least 1, got {steps!r}"
+    for agent, values in spec.agents.items():
+        for key, value in values.items():
+            if isinstance(value, dict) and key not in spec.budgets:
+                yield f"agents.{agent}.{key}: there is no budget {key!r}, only {', '.join(spec.budgets)}"
     yield from _role_problems(spec)
     for owner in ("features", "state_features"):
         yield from _feature_problems(owner, getattr(spec, owner))

@@ -176,7 +176,7 @@ def check_agent(agent: str | type[Agent], suite: str) -> None:
     game = make(suite)
     try:
         context = make_context(spec, game, steps=CHECK_DECISIONS, seed=1, agent_class=agent_class)
-        config = build_config(agent_class, spec.agents.get(name, {}))
+        config = build_config(agent_class, spec.tuned(name, "smoke"))
         with calling(name, "__init__", 0):
             learner, twin = agent_class(context, config), agent_class(context, config)
             fresh = agent_class(dataclasses.replace(context, seed=2), config)

@@ -77,6 +77,17 @@ def test_a_suite_file_can_be_registered_for_one_process(tmp_path, monkeypatch):
         smb.register_suite(path)
 
 
+def test_a_budget_has_config_values_of_its_own_over_the_common_ones(tmp_path):
+    path = write_suite(
+        tmp_path, full="full = 600\n[agents.csq]\nrho = 0.9\nbatch_size = 8\n[agents.csq.full]\nrho = 0.5"
+    )
+    spec = registry.read_suite(path)
+    assert spec.tuned("csq", "quick") == {"rho": 0.9, "batch_size": 8}
+    assert spec.tuned("csq", "full") == {"rho": 0.5, "batch_size": 8}
+    assert spec.tuned("mip_pcsq", "full") == {}
+    assert spec.digest == TOY.digest, "tuning an agent changes no game"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -105,6 +116,7 @@ def test_a_malformed_suite_file_is_refused(tmp_path, changes, message):
         ({"scale": "scale = [6, 1]"}, "as many centers and scales as names"),
         ({"leader": "leader = [-1.0]"}, "leader must be a list of different names"),
         ({"followers": 'followers = ["leader"]'}, "must have one entry for each of"),
+        ({"full": "full = 600\n[agents.csq.fulll]\nrho = 0.5"}, r"agents\.csq\.fulll: there is no budget 'fulll'"),
     ],
 )
 def test_values_that_make_no_sense_are_named(tmp_path, changes, message):
