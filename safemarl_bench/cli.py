@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add(commands, "list", _list, "Show all suites and agents, and which pairs do not fit.", "safemarl-bench list")
     _add_run(commands)
+    _add_sweep(commands)
     _add_leaderboard(commands)
     text = "Print one record: numbers, learning curve, provenance."
     _add(commands, "show", _show, text, "safemarl-bench show RECORD.json").add_argument(
@@ -66,6 +67,22 @@ def _add_run(commands: Any) -> None:
     sub.add_argument("--evaluation-backend", default="auto", metavar="NAME", help=text)
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a config value; repeatable")
     _add_results(sub)
+
+
+def _add_sweep(commands: Any) -> None:
+    text = (
+        "Tune: run several configs of one agent, several seeds each, and rank them by what their policies do on the "
+        "validation episodes; the evaluation episodes have no say. Repeat an interrupted command to resume it."
+    )
+    example = "safemarl-bench sweep merge csq --trial num_envs=4 --trial 'num_envs=16 updates_per_step=4' --seeds 2"
+    sub = _add(commands, "sweep", _sweep, text, example)
+    sub.add_argument("suite")
+    sub.add_argument("agent", help="a registered name, or package.module:Class")
+    text = "a config to try, beside the one as it is; repeatable"
+    sub.add_argument("--trial", action="append", default=[], metavar="'KEY=VALUE ...'", help=text)
+    sub.add_argument("--seeds", type=int, default=2, help="runs per config (default 2)")
+    sub.add_argument("--budget", default="quick", help="smoke, quick (default) or full")
+    sub.add_argument("--results-dir", default="smb-sweep", help="folder of the trials' records (default ./smb-sweep)")
 
 
 def _add_leaderboard(commands: Any) -> None:
@@ -106,6 +123,24 @@ def _run(options: argparse.Namespace) -> int:
         results_dir=options.results_dir,
     )
     print(results_table([Path(options.results_dir) / record.relative_path]))
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from safemarl_bench.summary import format_table
+    from safemarl_bench.sweep import sweep, table
+
+    trials = [{}, *(parse_settings(trial.split()) for trial in options.trial)]
+    found = sweep(
+        options.suite,
+        options.agent,
+        trials,
+        seeds=options.seeds,
+        budget=options.budget,
+        results_dir=options.results_dir,
+    )
+    header, *rows = table(found)
+    print(format_table(header, rows))
     return 0
 
 

@@ -114,7 +114,7 @@ class SuiteSpec:
         return self.budgets[budget]
 
     def tuned(self, agent: str, budget: str) -> dict[str, Any]:
-        """Return the config values that the suite gives an agent: those for every budget, and over them the budget's."""
+        """Return the config values that the suite gives an agent: those for all budgets, over them the budget's own."""
         given = self.agents.get(agent, {})
         common = {key: value for key, value in given.items() if not isinstance(value, Mapping)}
         return common | dict(given.get(budget, {}))
