@@ -30,7 +30,7 @@ __all__ = [
     "write_record",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 MAX_BYTES = 64_000
 SECTIONS = ("cell", "versions", "provenance", "train", "eval", "checkpoint")
 DIGESTED = ("cell", "versions", "train", "eval", "checkpoint")
@@ -48,7 +48,7 @@ class RunRecord:
         cell: suite, agent, full config, seed, budget; see `record_content` for the keys.
         versions: package -> version.
         provenance: git sha, dirty flag, machine, times; not part of the digest.
-        train: at most 64 points of the episode return and cost so far; empty lists for agents that do not learn.
+        train: at most 64 points of return, cost and the learner's metrics; empty for agents that do not learn.
         eval: per-episode results of the greedy policy on the fixed evaluation episodes, or their
             summary (see `summarise_evaluation`); the properties below read both forms.
         checkpoint: sha256 and bytes of the saved agent.
