@@ -19,7 +19,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 
 STYLES = [(colour, dash) for dash in ("-", "--", "-.", ":") for colour in COLOURS]
 COLUMNS = 3
-PANEL_INCHES = (4.4, 2.9)
+PANEL_INCHES = (4.4, 3.2)
 
 
 class Line(NamedTuple):
@@ -112,7 +112,15 @@ def _draw(axis: Any, title: str, lines: Sequence[Line]) -> None:
     for index, (label, steps, curve, (colour, dash)) in enumerate(lines):
         points = [(step, value) for step, value in zip(steps, curve.values, strict=True) if value is not None]
         width = max(2.6 - 0.7 * index, 1.2)  # equal curves stay visible below each other
-        axis.plot(*zip(*points, strict=True), color=colour, linestyle=dash, linewidth=width, label=label, marker=".")
+        axis.plot(
+            *zip(*points, strict=True),
+            color=colour,
+            linestyle=dash,
+            linewidth=width,
+            label=label,
+            marker=".",
+            markersize=4,
+        )
     for limit in sorted({line.curve.limit for line in lines if line.curve.limit is not None}):
         owners = [line.label for line in lines if line.curve.limit == limit]
         shared = len(owners) == len(lines)
@@ -124,8 +132,7 @@ def _draw(axis: Any, title: str, lines: Sequence[Line]) -> None:
         axis.set_yscale("log")
     axis.set_xlabel("training decisions", fontsize=8)
     axis.tick_params(which="both", labelsize=8, labelbottom=True)
-    axis.tick_params(axis="x", which="minor", labelbottom=False)
     axis.grid(alpha=0.25)
     labels = axis.get_legend_handles_labels()[1]
     if len(labels) > 1 or any(line.curve.limit is not None for line in lines):
-        axis.legend(fontsize=7, framealpha=0.7)
+        axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))

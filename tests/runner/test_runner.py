@@ -239,20 +239,21 @@ def test_a_second_ctrl_c_stops_at_once_and_says_what_is_kept(tmp_path, monkeypat
 
 
 def reporting(monkeypatch):
-    """Let the counter report what it has seen: on every third decision, so that points lie between reports."""
-    counts = {"total": lambda agent: float(agent.counts.sum()) / 3.0, "third": lambda agent: float(agent.counts[0, 0])}
+    """Let the counter report what it has seen, one number at every decision and one at every third."""
 
     def learn(self):
-        return {name: count(self) for name, count in counts.items()} if self.counts.sum() % 3 == 0 else {}
+        seen = float(self.counts.sum())
+        return {"seen": seen / 3.0, **({"first": float(self.counts[0, 0])} if seen % 3 == 0 else {})}
 
     monkeypatch.setattr(smb.Agent, "learn", learn)
 
 
-def test_a_run_stopped_between_points_resumes_to_the_same_metrics(tmp_path, monkeypatch):
+@pytest.mark.parametrize("after", [7, 30, 31, 32])
+def test_a_run_stopped_between_points_resumes_to_the_same_metrics(tmp_path, monkeypatch, after):
     reporting(monkeypatch)
     whole = run(tmp_path / "whole")
     assert {len(series) for series in whole.train["metrics"].values()} == {len(whole.train["steps"])}
-    interrupt_at(monkeypatch, 31)
+    interrupt_at(monkeypatch, after)
     with pytest.raises(Interrupted):
         run(tmp_path / "parts")
     resumed = run(tmp_path / "parts")
