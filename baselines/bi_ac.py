@@ -35,7 +35,16 @@ import torch
 
 from safemarl_bench.contract import Agent, AgentContext, Observation
 from safemarl_bench.errors import ContractError
-from safemarl_bench.learning import Adam, Batch, Decision, Ensemble, JointQAgent, OffPolicyConfig, respect_done
+from safemarl_bench.learning import (
+    Adam,
+    Batch,
+    Decision,
+    Ensemble,
+    JointQAgent,
+    OffPolicyConfig,
+    Update,
+    respect_done,
+)
 
 from .cs_maddpg import CSMADDPG, DeterministicConfig
 
@@ -142,6 +151,11 @@ class BiAC(JointQAgent):
         activations = self.actor_activations(batch.features)
         gradient = actor_gradient(activations[-1].view_as(q_follower), q_follower)
         self.actor_optimiser.step(self.actor.backward(activations, gradient.view_as(activations[-1])))
+
+    def metrics(self, update: Update) -> dict[str, float]:
+        """Add the mean entropy of the follower's answers, in nats, over the batch and all leader actions."""
+        logs = self.actor_activations(update.batch.features)[-1].log_softmax(dim=2)
+        return super().metrics(update) | {"entropy_follower": float(-(logs.exp() * logs).sum(dim=2).mean())}
 
     def check_finite(self, losses: torch.Tensor | None = None) -> None:
         """Look for divergence of the critics and the actor; see `JointQAgent.check_finite`."""

@@ -48,6 +48,7 @@ from safemarl_bench.learning import (
     OffPolicyAgent,
     OffPolicyConfig,
     TrainedEnsemble,
+    Update,
     discounted_limits,
     linear,
     td_errors,
@@ -185,6 +186,7 @@ class CSMADDPG(OffPolicyAgent):
         self.leader = self.make_actor("leader", (self.observed[0], *widths, k1))
         self.follower = self.make_actor("follower", (self.observed[1] + k1, *widths, k2))
         self.neutral = torch.split(torch.from_numpy(self.joint.neutral), [k1, k2])
+        self._values = torch.zeros(len(self.owner), 0)
         if self.constrained:
             self.d = torch.cat([discounted_limits(context, agent) for agent in self.agents])
             self.d = torch.full_like(self.d, 1e9) if config.vacuous_limits else self.d
@@ -296,6 +298,7 @@ class CSMADDPG(OffPolicyAgent):
     def after_update(self, slots: np.ndarray, batch: Batch, outputs: torch.Tensor, errors: torch.Tensor) -> None:
         """Improve both actors on the updated critics, then move the multipliers."""
         leader, follower, values = self.actor_gradients(batch)
+        self._values = values
         self.leader.descend(leader)
         self.follower.descend(follower)
         if self.constrained:
@@ -358,12 +361,14 @@ class CSMADDPG(OffPolicyAgent):
             violation.clamp_(min=0.0)
         self.lam.copy_(next_multipliers(self.lam, violation, self.config.lam_rate, self.config.lam_max))
 
-    def _losses(self) -> dict[str, float]:
-        losses = super()._losses()
-        if losses and self.constrained:
+    def metrics(self, update: Update) -> dict[str, float]:
+        """Return exploration, what the critics say of both actors' actions on average, and the multipliers."""
+        metrics = super().metrics(update) | {"sigma": self.sigma}
+        metrics |= self.mean_values(self._values, update.batch.alive)
+        if self.constrained:
             names = (name.replace("g_", "lam_", 1) for name in self.critics.names[2:])
-            losses |= dict(zip(names, self.lam.tolist(), strict=True))
-        return losses
+            metrics |= dict(zip(names, self.lam.tolist(), strict=True))
+        return metrics
 
     def check_finite(self, losses: torch.Tensor | None = None) -> None:
         """Look for divergence of the critics and the actors; see `OffPolicyAgent.check_finite`."""

@@ -57,6 +57,7 @@ class CSQ(ConstrainedQAgent):
     """Constrained Stackelberg Q-learning."""
 
     Config: ClassVar[type] = CSQConfig
+    semantics: ClassVar[str] = "csq10"
 
     def equilibrium(self, tables: torch.Tensor) -> torch.Tensor:
         """Return the pairs of equation (10)."""

@@ -202,8 +202,8 @@ class MACPO(OnPolicyAgent):
         )
         hessian = kl_hessian_product(actor, policy, experience.observations, weights)
         answer, step = self.step(lambda v: hessian(v) + config.damping * v, g, b, c)
-        kl, fraction = self._search(actor, policy, experience, surrogates, answer, step, c)
-        return {"case": float(answer.case), "nu": answer.nu, "kl": kl, "step": fraction}
+        fraction = self._search(actor, policy, experience, surrogates, answer, step, c)
+        return {"case": float(answer.case), "nu": answer.nu, "step": fraction}
 
     def step(
         self, product: Callable[[torch.Tensor], torch.Tensor], g: torch.Tensor, b: torch.Tensor, c: float
@@ -230,17 +230,17 @@ class MACPO(OnPolicyAgent):
         answer: Dual,
         step: torch.Tensor,
         c: float,
-    ) -> tuple[float, float]:
-        """Move the actor along -step as far as is acceptable; return (mean KL, share of the step), 0 for no move."""
+    ) -> float:
+        """Move the actor along -step as far as is acceptable; return the share of the step, 0 for no move."""
         config, start = self.config, actor.parameters.clone()
         before = surrogates(experience.outputs)
         for k in range(config.backtracks):
-            fraction = config.step_fraction * 0.5**k
+            fraction: float = config.step_fraction * 0.5**k
             torch.add(start, step, alpha=-fraction, out=actor.parameters)
             outputs = actor.outputs(experience.observations)[0]
             loss_change, cost_change = (surrogates(outputs) - before).tolist()
             kl = float(mean_over(policy.kl(experience.outputs, outputs), experience.weights))
             if acceptable(answer.case, c, kl, loss_change, cost_change, config.delta):
-                return kl, fraction
+                return fraction
         actor.parameters.copy_(start)
-        return 0.0, 0.0
+        return 0.0

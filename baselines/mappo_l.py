@@ -116,9 +116,7 @@ class MAPPOL(OnPolicyAgent):
             loss = self._descend(agent, experience, rows, optimiser)
             if config.minibatch_multipliers:
                 self._move_multipliers_by_minibatch(agent, experience, rows)
-        entropy = mean_over(self.policies[agent].entropy(experience.outputs), experience.weights)
-        metrics = {f"lam_{k}": value for k, value in enumerate(lam.tolist())}
-        return metrics | {"loss": float(loss), "entropy": float(entropy)}
+        return {f"lam_{k}": value for k, value in enumerate(lam.tolist())} | {"loss": float(loss)}
 
     def _descend(self, agent: str, experience: Experience, rows: torch.Tensor, optimiser: Adam) -> torch.Tensor:
         """Do one step on a minibatch; return its loss."""

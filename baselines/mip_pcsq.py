@@ -104,6 +104,7 @@ class MIPPCSQ(ConstrainedQAgent):
     """Prioritised constrained Stackelberg Q-learning with MIP action selection."""
 
     Config: ClassVar[type] = MIPPCSQConfig
+    semantics: ClassVar[str] = "mip13"
     replay: PrioritizedReplay
 
     def __init__(self, context: AgentContext, config: Any) -> None:

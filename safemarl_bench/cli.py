@@ -36,10 +36,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_sweep(commands)
     _add_leaderboard(commands)
-    text = "Print one record: numbers, learning curve, provenance."
-    _add(commands, "show", _show, text, "safemarl-bench show RECORD.json").add_argument(
-        "record", type=Path, nargs="+", help="path of a record; several are shown one after the other"
-    )
+    text = "Print records: numbers, learning curves, provenance; with --png also draw the curves."
+    sub = _add(commands, "show", _show, text, "safemarl-bench show RECORD.json --png curves.png")
+    sub.add_argument("record", type=Path, nargs="+", help="path of a record; several are shown one after the other")
+    text = "draw the learning curves: of one record all in a figure, of several beside each other (extra `plots`)"
+    sub.add_argument("--png", type=Path, metavar="FILE.png", help=text)
     records = commands.add_parser("records", help="Check the records of a results directory.")
     nested = records.add_subparsers(title="commands", required=True, metavar="COMMAND")
     text = "Report altered, malformed or contradicting records, one line each; exit 1 if there are any."
@@ -177,7 +178,14 @@ def _show(options: argparse.Namespace) -> int:
     from safemarl_bench.record import read_record
     from safemarl_bench.summary import describe
 
-    print("\n\n".join(describe(read_record(path)) for path in options.record))
+    records = [read_record(path) for path in options.record]
+    if options.png:
+        from safemarl_bench.plots import write_curves
+
+        write_curves(records, options.png)
+    print("\n\n".join(map(describe, records)))
+    if options.png:
+        print(f"\nfigure      {options.png}")
     return 0
 
 

@@ -48,7 +48,7 @@ class RunRecord:
         cell: suite, agent, full config, seed, budget; see `record_content` for the keys.
         versions: package -> version.
         provenance: git sha, dirty flag, machine, times; not part of the digest.
-        train: at most 64 points of the episode return and cost so far; empty lists for agents that do not learn.
+        train: at most 64 points of return, cost and the learner's metrics; empty for agents that do not learn.
         validation: what the policies did from which the evaluated one was chosen, and what the last one reaches in
             the evaluation episodes (see `safemarl_bench.validation`); None for agents that do not learn.
         eval: per-episode results of the chosen policy, greedy, on the fixed evaluation episodes, or their

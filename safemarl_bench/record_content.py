@@ -37,7 +37,7 @@ _CELL |= dict.fromkeys(("game", "agent_traits", "config", "backend"), dict)
 _GAME: _Layout = {"action_kind": str, "horizon": int, "gamma": (int, float)}
 _GAME |= dict.fromkeys(("leader", "followers", "constraints"), list) | dict.fromkeys(("cost_limits", "overrides"), dict)
 _TRAIN: _Layout = dict.fromkeys(("steps", "episodes", "collisions"), list)
-_TRAIN |= dict.fromkeys(("returns", "costs", "totals"), dict)
+_TRAIN |= dict.fromkeys(("returns", "costs", "metrics", "totals"), dict)
 _EVAL: _Layout = {"stream": str, "seed": int, "episodes": int}
 _EVAL |= dict.fromkeys(("returns", "costs", *EVENTS), dict)
 _EVAL |= dict.fromkeys(("length", "longest_cost_run"), (list, dict)) | {"spot_check": (dict, type(None))}
@@ -209,6 +209,11 @@ def _train_problems(cell: Mapping[str, Any], train: Mapping[str, Any]) -> Iterat
     series = {"episodes": train["episodes"], "collisions": train["collisions"]}
     for role in _roles(cell):
         series |= {f"{name}.{role}": train[name].get(role) for name in ("returns", "costs")}
+    for name, values in train["metrics"].items():
+        if isinstance(values, list) and all(type(value) in (int, float, type(None)) for value in values):
+            series[f"metrics.{name}"] = values
+        else:
+            yield f"train.metrics.{name} must be a list of numbers and nulls"
     for name, values in series.items():
         if values is None:
             yield f"train.{name} is missing"

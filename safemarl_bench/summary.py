@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from safemarl_bench.curves import curves
 from safemarl_bench.record import RunRecord, read_record
 from safemarl_bench.score import verdict
 from safemarl_bench.stats import clopper_pearson
@@ -59,12 +61,27 @@ def _evaluated_on(record: RunRecord) -> str:
     return f"{record.cell['backend']['evaluation']}{checked}"
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """Return one block character per value, scaled from the smallest to the largest."""
-    if not values:
-        return ""
-    low, span = min(values), max(values) - min(values)
-    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] if span else BLOCKS[0] for value in values)
+def sparkline(values: Sequence[float | None]) -> str:
+    """Return one block character per value, scaled from the smallest to the largest, and a blank per None."""
+    known = [value for value in values if value is not None]
+    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
+    steps = (len(BLOCKS) - 1) / span if span else 0.0
+    return "".join(" " if value is None else BLOCKS[round((value - low) * steps)] for value in values)
+
+
+def curves_table(record: RunRecord) -> str:
+    """Return one row per learning curve: its numbers, and its shape over the training points."""
+    rows = []
+    for name, _, values, limit, log in curves(record):
+        known = [value for value in values if value is not None]
+        numbers = (f"{number:.4g}" for number in (known[0], known[-1], min(known), max(known)))
+        scaled = [value if value is None or not log else math.log10(value) for value in values]
+        shown = f"{name} (limit {limit:g})" if limit is not None else name + " (log)" * log
+        rows.append((shown, *numbers, sparkline(scaled)))
+    steps = record.train["steps"]
+    axis = f"{len(steps)} points, decisions {steps[0]:,} to {steps[-1]:,} (log scale)"
+    note = "each point: the mean since the last one; a gap where nothing was reported; (log): heights are logarithms"
+    return format_table(("curve", "first", "last", "min", "max", axis), rows) + "\n" + note
 
 
 def describe(record: RunRecord) -> str:
@@ -89,15 +106,16 @@ def describe(record: RunRecord) -> str:
         f"length      {record.mean_length:.2f} decisions",
     ]
     if record.train["steps"]:
-        totals = [sum(values) for values in zip(*record.train["returns"].values(), strict=True)]
         lines += [
             "",
             f"training    {record.train['totals']['episodes']:,} episodes,"
             f" {record.train['totals']['collisions']:,} with a collision,"
             f" {record.training_violations:.1f} violating decisions per 1,000",
-            f"return by training decision (log scale), {min(totals):.1f} to {max(totals):.1f}:",
-            f"  {sparkline(totals)}",
+            "",
+            curves_table(record),
         ]
+    elif not record.cell["training_steps"]:
+        lines += ["", "training    none"]
     lines += ["", f"backends    trained on {cell['backend']['train']}, evaluated on {_evaluated_on(record)}"]
     if check := record.eval["spot_check"]:
         lines += [

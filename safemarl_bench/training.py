@@ -29,6 +29,12 @@ from safemarl_bench.rollout import calling
 from safemarl_bench.validation import Outcome, validation_steps
 
 LOG_POINTS = 64
+MAX_METRICS = 24
+"""Names of metrics that one learner may report: with more of them a record could outgrow its 64 kB."""
+
+METRIC_DIGITS = 6
+"""Significant digits that the log keeps of a metric."""
+
 CHECKPOINT_SECONDS = 20.0
 
 
@@ -45,8 +51,10 @@ class TrainLog:
         returns: agent -> mean return per episode since the last point.
         costs: agent -> mean cost vector per episode since the last point.
         collisions: episodes with a crash so far.
+        metrics: name -> mean of what the learner reported since the last point; None where it reported nothing.
         totals: episodes, collisions, violating_steps (decisions in which some agent paid a cost).
         pending: the finished episodes since the last point: [returns by role, costs by role].
+        pending_metrics: name -> [sum, count] of what was reported since the last point.
     """
 
     roles: tuple[str, ...]
@@ -55,10 +63,12 @@ class TrainLog:
     returns: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     costs: dict[str, list[list[float]]] = dataclasses.field(default_factory=dict)
     collisions: list[int] = dataclasses.field(default_factory=list)
+    metrics: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
     totals: dict[str, int] = dataclasses.field(
         default_factory=lambda: {"episodes": 0, "collisions": 0, "violating_steps": 0}
     )
     pending: list[list[Any]] = dataclasses.field(default_factory=list)
+    pending_metrics: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Give every role its series."""
@@ -74,21 +84,40 @@ class TrainLog:
             [[episode.returns[role] for role in self.roles], [episode.costs[role] for role in self.roles]]
         )
 
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Take in what `Agent.learn` returned.
+
+        Raises:
+            ContractError: it is no dict of finite floats by name, or there are too many names by now.
+        """
+        check_metrics(metrics)
+        for name, value in metrics.items():
+            mean = self.pending_metrics.setdefault(name, [0.0, 0])
+            mean[0] += value
+            mean[1] += 1
+        if metrics and len(self.metrics.keys() | self.pending_metrics.keys()) > MAX_METRICS:
+            raise ContractError(f"learn may report {MAX_METRICS} metrics at most, got {', '.join(sorted(metrics))}")
+
     def close_point(self, step: int) -> None:
         """End a point at `step`; a point in which no episode finished is left to the next one."""
         if not self.pending:
             return
+        for name in sorted(self.metrics.keys() | self.pending_metrics.keys()):
+            total, count = self.pending_metrics.get(name, (0.0, 0))
+            series = self.metrics.setdefault(name, [None] * len(self.steps))
+            series.append(float(f"{total / count:.{METRIC_DIGITS}g}") if count else None)
         self.steps.append(step)
         self.episodes.append(self.totals["episodes"])
         self.collisions.append(self.totals["collisions"])
         for index, role in enumerate(self.roles):
             self.returns[role].append(float(np.mean([returns[index] for returns, _ in self.pending])))
             self.costs[role].append(np.mean([costs[index] for _, costs in self.pending], axis=0).tolist())
-        self.pending = []
+        self.pending, self.pending_metrics = [], {}
 
     def section(self) -> dict[str, Any]:
         """Return the ``train`` section of a run record."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in ("roles", "pending")}
+        unfinished = ("roles", "pending", "pending_metrics")
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in unfinished}
 
 
 def check_metrics(metrics: Any) -> None:
@@ -96,7 +125,7 @@ def check_metrics(metrics: Any) -> None:
     if not isinstance(metrics, Mapping):
         raise ContractError(f"learn must return a dict of metrics, got {type(metrics).__name__}")
     for name, value in metrics.items():
-        if not isinstance(value, float) or not math.isfinite(value):
+        if not isinstance(name, str) or not isinstance(value, float) or not math.isfinite(value):
             raise ContractError(f"learn must return finite floats by name, got {name!r}: {value!r}")
 
 
@@ -252,7 +281,7 @@ class Trainer:
         with calling(self.name, "observe", self.step):
             self.agent.observe(transition)
         with calling(self.name, "learn", self.step):
-            check_metrics(self.agent.learn())
+            self.log.report(self.agent.learn())
         paid = np.any([costs.any(axis=1) for costs in transition.costs.values()], axis=0)
         self.log.totals["violating_steps"] += int(paid.sum())
         for episode in finished:

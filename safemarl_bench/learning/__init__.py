@@ -2,7 +2,7 @@
 on-policy learning."""
 
 from safemarl_bench.learning.advantages import gae, mean_over, standardised
-from safemarl_bench.learning.agent import Batch, OffPolicyAgent, OffPolicyConfig
+from safemarl_bench.learning.agent import Batch, OffPolicyAgent, OffPolicyConfig, Update
 from safemarl_bench.learning.boxes import JointBoxes
 from safemarl_bench.learning.conjugate_gradients import conjugate_gradients
 from safemarl_bench.learning.constrained import ConstrainedQAgent, ConstrainedQConfig
@@ -56,6 +56,7 @@ __all__ = [
     "Rollout",
     "RolloutMemory",
     "TrainedEnsemble",
+    "Update",
     "ValueNormaliser",
     "clip_norm",
     "conjugate_gradients",

@@ -96,6 +96,20 @@ class Batch(NamedTuple):
         return cls(**{name: t.mT if name in ("payoffs", "alive", "continues") else t for name, t in columns.items()})
 
 
+class Update(NamedTuple):
+    """One update of the critics.
+
+    Attributes:
+        batch: the rows. outputs: (C, B, M) of the critics at s, before it.
+        errors: (C, B) temporal-difference errors. weights: (B,) of the rows in the losses.
+    """
+
+    batch: Batch
+    outputs: torch.Tensor
+    errors: torch.Tensor
+    weights: torch.Tensor
+
+
 class OffPolicyAgent(Agent):
     """A learner of joint action values from a replay memory; a subclass says how to act and what the targets are.
 
@@ -137,7 +151,7 @@ class OffPolicyAgent(Agent):
         )
         self.decisions = 0
         self.replay = self.make_replay(max(1, min(config.buffer_size, context.training_steps * context.num_envs)))
-        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._last: Update | None = None
 
     @abstractmethod
     def critic_widths(self) -> tuple[int, ...]:
@@ -202,7 +216,7 @@ class OffPolicyAgent(Agent):
 
     @torch.inference_mode()
     def learn(self) -> dict[str, float]:
-        """Do the updates due after a decision; return the losses by name at every 100th update, else nothing.
+        """Do the updates due after a decision; return metrics by name at every 100th update, else nothing.
 
         Raises:
             ContractError: a loss is NaN or infinite.
@@ -212,21 +226,32 @@ class OffPolicyAgent(Agent):
             return {}
         metrics = {}
         for _ in range(self.config.updates_per_step):
-            self._update()
+            self._last = self._update()
             if self.critics.updates % CHECK_INTERVAL == 0:
-                metrics = self._losses()
+                metrics = self._losses() | self.metrics(self._last)
         return metrics
 
-    def _update(self) -> None:
+    def _update(self) -> Update:
         rng = generator("replay", self.context.seed, self.critics.updates)
         slots = self.replay.sample(self.config.batch_size, rng)
         batch = Batch.of(self.replay.gather(slots))
         weights = self.weights(slots)
         activations, errors = self.evaluate(batch)
-        self._last = errors, weights
         gradient = self.output_gradient(batch, squared_losses_gradient(errors, weights))
         self.critics.descend(self.critics.online.backward(activations, gradient))
-        self.after_update(slots, batch, activations[-1][:, : len(slots)], errors)
+        outputs = activations[-1][:, : len(slots)]
+        self.after_update(slots, batch, outputs, errors)
+        return Update(batch, outputs, errors, weights)
+
+    def metrics(self, update: Update) -> dict[str, float]:
+        """Return what to report after an update, by name, beside the losses; it is asked at every 100th one."""
+        return {"epsilon": self.epsilon}
+
+    def mean_values(self, values: torch.Tensor, alive: torch.Tensor) -> dict[str, float]:
+        """Return the mean of each critic by name, ``value_*``; values: (C, B), alive: (2, B), done owners left out."""
+        stake = alive[self.owner]
+        means = (values * stake).sum(1) / stake.sum(1).clamp_(min=1)
+        return dict(zip((f"value_{name}" for name in self.critics.names), means.tolist(), strict=True))
 
     def targets(self, batch: Batch, bootstrap: torch.Tensor) -> torch.Tensor:
         """Return what the critics learn at a batch, (C, B), given the values of the next pair of actions, (C, B)."""
@@ -271,7 +296,7 @@ class OffPolicyAgent(Agent):
 
     def _losses(self) -> dict[str, float]:
         """Return the losses of the last update by critic, once all is known to be finite."""
-        losses = squared_losses(*self._last) if self._last else None
+        losses = squared_losses(self._last.errors, self._last.weights) if self._last else None
         self.check_finite(losses)
         values = [] if losses is None else losses.tolist()
         return dict(zip((f"loss_{name}" for name in self.critics.names), values, strict=False))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from safemarl_bench.contract import AgentContext
-from safemarl_bench.learning.agent import OffPolicyConfig
+from safemarl_bench.learning.agent import OffPolicyConfig, Update
 from safemarl_bench.learning.joint import discounted_limits
 from safemarl_bench.learning.joint_q import Decision, JointQAgent
 from safemarl_bench.stackelberg import solve
@@ -28,11 +28,15 @@ class ConstrainedQConfig(OffPolicyConfig):
 class ConstrainedQAgent(JointQAgent):
     """A subclass says which equilibrium; see `JointQAgent`.
 
+    Class attributes:
+        semantics: of the equilibrium; see `safemarl_bench.stackelberg.solve`.
+
     Attributes:
         d_leader, d_follower: (K1,) and (K2,) discounted limits.
     """
 
     Config: ClassVar[type] = ConstrainedQConfig
+    semantics: ClassVar[str]
 
     def __init__(self, context: AgentContext, config: Any) -> None:
         """See `JointQAgent`."""
@@ -50,6 +54,16 @@ class ConstrainedQAgent(JointQAgent):
         if self.config.max_max_leader:
             return max_max_pairs(decision.tables, self.d_leader, self.d_follower)
         return self.equilibrium(decision.tables)
+
+    def metrics(self, update: Update) -> dict[str, float]:
+        """Add the share of the batch's states in which no pair keeps the limits."""
+        q_leader, q_follower, *costs = self.decision(update).tables
+        split = len(self.d_leader)
+        g_leader, g_follower = (torch.stack(part) for part in (costs[:split], costs[split:]))
+        feasible = solve(
+            q_leader, q_follower, g_leader, g_follower, self.d_leader, self.d_follower, semantics=self.semantics
+        ).feasible
+        return super().metrics(update) | {"infeasible": 1.0 - float(feasible.float().mean())}
 
 
 def max_max_pairs(tables: torch.Tensor, d_leader: torch.Tensor, d_follower: torch.Tensor) -> torch.Tensor:

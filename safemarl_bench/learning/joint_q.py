@@ -12,7 +12,7 @@ import torch
 
 from safemarl_bench.contract import AgentContext, Arrays, Observation
 from safemarl_bench.errors import ContractError, SolveError
-from safemarl_bench.learning.agent import Batch, OffPolicyAgent
+from safemarl_bench.learning.agent import Batch, OffPolicyAgent, Update
 from safemarl_bench.learning.critics import td_errors
 from safemarl_bench.learning.joint import JointActions, respect_done
 
@@ -102,6 +102,16 @@ class JointQAgent(OffPolicyAgent):
         bootstrap = self._at(self.critics.target.outputs(next_states), next_pairs)
         values = self._at(activations[-1][:, :count], batch.actions)
         return activations, td_errors(values, self.targets(batch, bootstrap), batch.alive[self.owner])
+
+    def metrics(self, update: Update) -> dict[str, float]:
+        """Return epsilon and what the critics say of the pairs now played in the batch's states, on average."""
+        batch = update.batch
+        pairs = self._executed(self.greedy(self.decision(update)), batch.alive)
+        return super().metrics(update) | self.mean_values(self._at(update.outputs, pairs), batch.alive)
+
+    def decision(self, update: Update) -> Decision:
+        """Return what the choice of a pair depended on in the states of an update."""
+        return self._decision(update.outputs, update.batch.features, update.batch.alive)
 
     def _executed(self, pairs: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
         """Return the pairs with the neutral action in place of a done agent's."""

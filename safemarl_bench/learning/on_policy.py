@@ -176,7 +176,7 @@ class OnPolicyAgent(Agent):
 
     @abstractmethod
     def improve(self, agent: str, experience: Experience, batches: Iterator[torch.Tensor]) -> dict[str, float]:
-        """Change the actor of an agent; return metrics by name.
+        """Change the actor of an agent; return metrics by name, beside KL(old || new) and those of the policy.
 
         Args:
             agent: whose actor.
@@ -285,11 +285,12 @@ class OnPolicyAgent(Agent):
         roles = len(self.agents)
         excess = self.mean_costs.numpy() - self.limits
         for role in rng.permutation(roles).tolist():
-            agent, actor = self.agents[role], self.actors[self.agents[role]]
+            agent = self.agents[role]
+            actor, policy = self.actors[agent], self.policies[agent]
             mine = (self.owner[roles:] == role).numpy()
             observations, drawn = rollout.observations[role], rollout.drawn[role]
             outputs = actor.outputs(observations)[0]
-            log_prob = self.policies[agent].log_prob(outputs, drawn)
+            log_prob = policy.log_prob(outputs, drawn)
             weights = rollout.alive[role].float()
             experience = Experience(
                 observations,
@@ -304,8 +305,10 @@ class OnPolicyAgent(Agent):
                 fresh,
             )
             found = self.improve(agent, experience, self.batches(len(m), rng))
+            new = actor.outputs(observations)[0]
+            found |= {"kl": float(mean_over(policy.kl(outputs, new), weights)), **policy.metrics(new, weights)}
             metrics |= {f"{name}_{agent}": value for name, value in found.items()}
-            m = updated_m(m, self.policies[agent].log_prob(actor.outputs(observations)[0], drawn), log_prob, weights)
+            m = updated_m(m, policy.log_prob(new, drawn), log_prob, weights)
         return metrics
 
     def check_finite(self, metrics: Mapping[str, float]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from safemarl_bench.errors import ContractError
+from safemarl_bench.learning.advantages import mean_over
 from safemarl_bench.learning.layer_norm import LayerNormEnsemble
 
 HEAD_GAIN = 0.01
@@ -67,6 +68,10 @@ class Policy(ABC):
     @abstractmethod
     def fisher(self, outputs: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
         """Return F u, (B, n): F is the Hessian of ``KL(outputs || new)`` by new, where new equals outputs."""
+
+    def metrics(self, outputs: torch.Tensor, weights: torch.Tensor) -> dict[str, float]:
+        """Return how random the policy is, by name: means over outputs (B, n) with weights (B,)."""
+        return {"entropy": float(mean_over(self.entropy(outputs), weights))}
 
 
 class Categorical(Policy):
@@ -177,6 +182,11 @@ class Gaussian(Policy):
         _, log_sigma = self._split(outputs)
         of_mean, of_log_sigma = vector.chunk(2, dim=1)
         return torch.cat((of_mean * (-2.0 * log_sigma).exp(), 2.0 * of_log_sigma), dim=1)
+
+    def metrics(self, outputs: torch.Tensor, weights: torch.Tensor) -> dict[str, float]:
+        """Add sigma, the mean over dimensions, in half ranges of the action."""
+        deviation = self._split(outputs)[1].exp().mean(dim=1)
+        return super().metrics(outputs, weights) | {"std": float(mean_over(deviation, weights))}
 
 
 def policy_of(space: gymnasium.Space[object], initial_deviation: float) -> Policy:

@@ -402,7 +402,7 @@ def test_divergence_is_named_when_learning_and_saving(part, tmp_path):
         train(agent, Games(), 120)
 
 
-def test_losses_and_multipliers_are_reported_every_hundred_updates():
+def test_losses_values_exploration_and_multipliers_are_reported_every_hundred_updates():
     agent, games, reports = build(), Games(), []
     while agent.critics.updates < 100:
         games.play(agent)
@@ -410,7 +410,8 @@ def test_losses_and_multipliers_are_reported_every_hundred_updates():
     assert not any(reports[:-1])
     critics = ["q_leader", "q_follower", "g_leader_0", "g_leader_1", "g_follower_0"]
     lam = ["lam_leader_0", "lam_leader_1", "lam_follower_0"]
-    assert list(reports[-1]) == [*(f"loss_{name}" for name in critics), *lam]
+    of_critics = [[f"{kind}_{name}" for name in critics] for kind in ("loss", "value")]
+    assert list(reports[-1]) == [*of_critics[0], "epsilon", "sigma", *of_critics[1], *lam]
 
 
 def test_bi_ac_is_one_agent_with_settings_for_each_kind_of_action():

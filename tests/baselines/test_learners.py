@@ -269,7 +269,7 @@ def test_mip_pcsq_writes_back_the_priorities_of_its_batch():
     agent.learn()
     changed = agent.replay.priorities.ravel()[: agent.replay.size] != 50.0
     assert 16 < changed.sum() <= 64
-    errors, _ = agent._last
+    errors = agent._last.errors
     assert agent.replay.priorities.ravel()[: agent.replay.size][changed].max() < (errors.abs().sum(0).max() + 50) ** 0.6
 
 
@@ -385,14 +385,25 @@ def test_divergence_is_named_when_learning_acting_and_saving(name, tmp_path):
         train(agent, Games(), 60)
 
 
-def test_losses_are_reported_by_name_every_hundred_updates():
-    agent, games = build("mip_pcsq"), Games()
+@pytest.mark.parametrize("name", ["mip_pcsq", "csq", "bi_ac"])
+def test_metrics_are_reported_by_name_every_hundred_updates(name):
+    agent, games = build(name), Games()
     reports = []
     for _ in range(7 + 50):
         games.play(agent)
         reports.append(agent.learn())
     assert [bool(report) for report in reports] == [False] * 56 + [True]
-    assert sorted(reports[-1]) == ["loss_g_follower_0", "loss_g_leader_0", "loss_q_follower", "loss_q_leader"]
+    of_critics = [f"{kind}_{critic}" for kind in ("loss", "value") for critic in agent.critics.names]
+    own = "entropy_follower" if name == "bi_ac" else "infeasible"
+    assert sorted(reports[-1]) == sorted([*of_critics, "epsilon", own])
+
+
+@pytest.mark.parametrize("name", ["mip_pcsq", "csq"])
+def test_the_share_of_states_without_a_pair_within_the_limits_is_reported(name):
+    agent = train(build(name), Games(), 60)
+    for limit, share in ((1e9, 0.0), (-1e9, 1.0)):
+        agent.d_leader.fill_(limit)
+        assert agent.metrics(agent._last)["infeasible"] == share
 
 
 def test_an_unknown_backend_is_refused_with_the_nearest_name():

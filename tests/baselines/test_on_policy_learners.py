@@ -141,8 +141,17 @@ def test_learning_waits_for_a_full_rollout_which_is_at_most_a_quarter_of_trainin
         games.play(agent)
         reports.append(agent.learn())
     assert [k for k, report in enumerate(reports) if report] == [15, 31, 47]
-    assert {"loss_v_l", "loss_vc_f_0"} <= set(reports[-1])
+    of_actors = ("kl", "entropy", *(("loss", "lam_0") if name == "mappo_l" else ("case", "nu", "step")))
+    of_critics = {"loss_v_l", "loss_v_f", "loss_vc_l_0", "loss_vc_f_0"}
+    assert set(reports[-1]) == of_critics | {f"{metric}_{role}" for metric in of_actors for role in "lf"}
     assert build(name, "discrete", context=paying_context("discrete", training_steps=20)).memory.length == 5
+
+
+def test_the_deviation_of_gaussian_actions_is_reported():
+    agent = build("mappo_l", "continuous")
+    found = train_paying(agent, PayingGames("continuous"), 16)[-1]
+    sigma = np.exp(found["entropy_f"] - 0.5 * (1.0 + np.log(2.0 * np.pi)))  # of one normal number
+    assert found["std_f"] == pytest.approx(sigma, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(LEARNERS))

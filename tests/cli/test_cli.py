@@ -70,6 +70,7 @@ def test_run_show_leaderboard_and_check_on_one_record(capsys, tmp_path):
         (["run", "toy", AGENT, "--set", "epsilon"], "--set takes KEY=VALUE, got 'epsilon'"),
         (["run", "toy", AGENT, "--set", "epsilo=1"], "no config key 'epsilo': did you mean 'epsilon'"),
         (["show", "nothing.json"], "nothing.json: cannot be read: No such file or directory"),
+        (["show", "nothing.json", "--png", "x.png"], "nothing.json: cannot be read: No such file or directory"),
         (["leaderboard", "--results-dir", "nowhere"], "no results directory nowhere"),
         (["records", "check", "--results-dir", "nowhere"], "no results directory nowhere"),
     ],
@@ -117,6 +118,11 @@ def test_a_sparkline_spans_the_blocks():
     assert sparkline([0.0, 1.0]) == "▁█"
     assert sparkline([2.0, 2.0]) == "▁▁"
     assert sparkline([]) == ""
+
+
+def test_a_sparkline_leaves_a_gap_where_nothing_is_known():
+    assert sparkline([None, 0.0, None, 7.0]) == " ▁ █"
+    assert sparkline([None]) == " "
 
 
 def test_a_table_is_aligned():

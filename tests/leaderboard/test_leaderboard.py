@@ -123,6 +123,7 @@ def run(
             "returns": dict.fromkeys(ROLES, series),
             "costs": dict.fromkeys(ROLES, [[0.0]] if learns else []),
             "collisions": [1] if learns else [],
+            "metrics": {"loss": series} if learns else {},
             "totals": {"episodes": 50 if learns else 0, "collisions": 1, "violating_steps": 4},
         },
         validation=validation if learns else None,

@@ -69,6 +69,7 @@ def sections(
             "returns": {role: [] if deterministic else [10.0, 20.0] for role in per_agent},
             "costs": {role: [] if deterministic else [[1.0], [0.5]] for role in per_agent},
             "collisions": [] if deterministic else [1, 3],
+            "metrics": {} if deterministic else {"loss": [None, 0.25]},
             "totals": {"episodes": 0 if deterministic else 100, "collisions": 3, "violating_steps": 7},
         },
         "validation": None if deterministic else validation(episodes, per_agent),
@@ -193,6 +194,8 @@ def test_missing_keys_and_wrong_types_are_refused_by_name() -> None:
         RunRecord(**content)
     with pytest.raises(RecordError, match=r"cell\.seed .*str"):
         RunRecord(**edited(sections(), "cell.seed", "0"))
+    with pytest.raises(RecordError, match=r"train\.metrics .*list"):
+        RunRecord(**edited(sections(), "train.metrics", []))
     with pytest.raises(RecordError, match=r"checkpoint\.bytes .*bool"):
         RunRecord(**edited(sections(), "checkpoint.bytes", True))
 
@@ -423,6 +426,9 @@ def test_good_records_have_no_problems(tmp_path: Path) -> None:
         ("train.costs.leader", [[1.0], [1.0, 2.0]], r"train\.costs\.leader is ragged: every point needs 1 costs"),
         ("train.costs", {"leader": [[1.0], [0.5]]}, r"train\.costs\.follower is missing"),
         ("train.collisions", [3, 1], r"train\.collisions decreases"),
+        ("train.metrics.loss", [0.25], r"train\.metrics\.loss is ragged: 1 points, train\.steps has 2"),
+        ("train.metrics.loss", [True, 0.25], r"train\.metrics\.loss must be a list of numbers and nulls"),
+        ("train.metrics.loss", "ab", r"train\.metrics\.loss must be a list of numbers and nulls"),
         ("train.steps", list(range(65)), "at most 64"),
         ("eval.crashed", {"leader": [0, 0, 0, 0]}, r"eval\.crashed\.follower is missing"),
         ("eval.crashed.leader", [0, 0, 2, 0], r"eval\.crashed\.leader has a value outside 0\.\.1"),

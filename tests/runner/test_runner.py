@@ -238,7 +238,51 @@ def test_a_second_ctrl_c_stops_at_once_and_says_what_is_kept(tmp_path, monkeypat
     assert run(tmp_path).episodes == 4
 
 
-@pytest.mark.parametrize("metrics", ["nonsense", {"loss": float("nan")}, {"loss": "low"}])
+def reporting(monkeypatch):
+    """Let the counter report what it has seen, one number at every decision and one at every third."""
+
+    def learn(self):
+        seen = float(self.counts.sum())
+        return {"seen": seen / 3.0, **({"first": float(self.counts[0, 0])} if seen % 3 == 0 else {})}
+
+    monkeypatch.setattr(smb.Agent, "learn", learn)
+
+
+@pytest.mark.parametrize("after", [7, 30, 31, 32])
+def test_a_run_stopped_between_points_resumes_to_the_same_metrics(tmp_path, monkeypatch, after):
+    reporting(monkeypatch)
+    whole = run(tmp_path / "whole")
+    assert {len(series) for series in whole.train["metrics"].values()} == {len(whole.train["steps"])}
+    interrupt_at(monkeypatch, after)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts")
+    resumed = run(tmp_path / "parts")
+    assert resumed.train["metrics"] == whole.train["metrics"]
+    assert resumed.digest == whole.digest
+
+
+def test_a_point_holds_the_mean_of_each_metric_since_the_last_one_and_null_without_any():
+    log = TrainLog(("a",))
+    reports = [[{"x": 1.0}, {}, {"x": 2.0}], [{"y": 1 / 3}], [{"x": -5.0}], [{"x": -2.0}]]
+    for step, (metrics, finished) in enumerate(zip(reports, (True, True, False, True), strict=True)):
+        for report in metrics:
+            log.report(report)
+        log.pending = [[[0.0], [[0.0]]]] if finished else []
+        log.close_point(step)
+    assert log.section()["metrics"] == {"x": [1.5, None, -3.5], "y": [None, 0.333333, None]}
+
+
+def test_more_metrics_than_fit_into_a_record_stop_the_run_at_once(tmp_path, monkeypatch):
+    metrics = {f"metric_{k}": -1.234567e-89 for k in range(training.MAX_METRICS)}
+    monkeypatch.setattr(smb.Agent, "learn", lambda self: metrics)
+    record = run(tmp_path, budget="quick", episodes=500)
+    assert len(record.to_json()) < 62_000
+    metrics["another"] = 0.0
+    with pytest.raises(ContractError, match="learn may report 24 metrics at most, got another, metric_0"):
+        run(tmp_path, seed=1)
+
+
+@pytest.mark.parametrize("metrics", ["nonsense", {"loss": float("nan")}, {"loss": "low"}, {1: 0.5}])
 def test_metrics_that_are_no_finite_floats_stop_the_run(tmp_path, monkeypatch, metrics):
     monkeypatch.setattr(smb.Agent, "learn", lambda self: metrics)
     with pytest.raises(ContractError, match="learn must return"):
