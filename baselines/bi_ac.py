@@ -39,6 +39,7 @@ from safemarl_bench.learning import (
     Adam,
     Batch,
     Decision,
+    Encoding,
     Ensemble,
     JointQAgent,
     OffPolicyConfig,
@@ -111,6 +112,7 @@ class BiAC(JointQAgent):
 
     def __init__(self, context: AgentContext, config: Any) -> None:
         """See `JointQAgent`."""
+        self.own_encoding = Encoding(context.observation_features[context.followers[0]], config.octaves)
         super().__init__(context, config)
         rows, columns = self.joint.shape
         inputs = self.num_features - self.num_states + rows
@@ -120,12 +122,11 @@ class BiAC(JointQAgent):
     @property
     def num_features(self) -> int:
         """The global state and the follower's observation."""
-        return self.num_states + len(self.context.observation_features[self.joint.agents[1]].names)
+        return self.num_states + self.own_encoding.width
 
     def features(self, observation: Observation) -> np.ndarray:
-        """Return the normalised state, then the follower's normalised observation, (E, n) float32."""
-        follower = self.joint.agents[1]
-        own = self.context.observation_features[follower].normalise(observation.by_agent[follower])
+        """Return the state, then the follower's observation, both encoded, (E, n) float32."""
+        own = self.own_encoding.encode(observation.by_agent[self.agents[1]])
         return np.concatenate((super().features(observation), own), axis=1)
 
     def actor_activations(self, features: torch.Tensor) -> list[torch.Tensor]:

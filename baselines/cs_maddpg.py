@@ -43,6 +43,7 @@ from safemarl_bench.contract import AgentContext, Arrays, Observation
 from safemarl_bench.errors import ContractError
 from safemarl_bench.learning import (
     Batch,
+    Encoding,
     Ensemble,
     JointBoxes,
     OffPolicyAgent,
@@ -180,7 +181,8 @@ class CSMADDPG(OffPolicyAgent):
             ContractError: the game is not one of one leader and one follower with bounded continuous actions.
         """
         self.joint = JointBoxes.of(context)
-        self.observed = [len(context.observation_features[agent].names) for agent in self.joint.agents]
+        self.encodings = [Encoding(context.observation_features[agent], config.octaves) for agent in self.joint.agents]
+        self.observed = [encoding.width for encoding in self.encodings]
         super().__init__(context, config)
         (k1, k2), widths = self.joint.sizes, config.hidden
         self.leader = self.make_actor("leader", (self.observed[0], *widths, k1))
@@ -226,9 +228,9 @@ class CSMADDPG(OffPolicyAgent):
         return self.num_states + sum(self.observed)
 
     def features(self, observation: Observation) -> np.ndarray:
-        """Return state, leader's and follower's observation, normalised, (E, n) float32."""
-        scales = self.context.observation_features
-        own = [scales[agent].normalise(observation.by_agent[agent]) for agent in self.agents]
+        """Return state, leader's and follower's observation, encoded, (E, n) float32."""
+        pairs = zip(self.encodings, self.agents, strict=True)
+        own = [encoding.encode(observation.by_agent[agent]) for encoding, agent in pairs]
         return np.concatenate((super().features(observation), *own), axis=1)
 
     def observations(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

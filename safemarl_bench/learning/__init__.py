@@ -12,6 +12,7 @@ from safemarl_bench.learning.critics import (
     td_errors,
     td_targets,
 )
+from safemarl_bench.learning.encoding import Encoding
 from safemarl_bench.learning.ensemble import Adam, Ensemble, TrainedEnsemble, soft_update
 from safemarl_bench.learning.joint import JointActions, discounted_limits, draw_cells, respect_done
 from safemarl_bench.learning.joint_q import Decision, JointQAgent
@@ -39,6 +40,7 @@ __all__ = [
     "ConstrainedQAgent",
     "ConstrainedQConfig",
     "Decision",
+    "Encoding",
     "Ensemble",
     "Experience",
     "Gaussian",

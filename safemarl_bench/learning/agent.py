@@ -20,6 +20,7 @@ from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation, Tr
 from safemarl_bench.errors import ContractError
 from safemarl_bench.learning.agent_checkpoint import CHECKPOINT_NAME, copy_into, read_agent
 from safemarl_bench.learning.critics import squared_losses, squared_losses_gradient, td_targets
+from safemarl_bench.learning.encoding import Encoding, check_octaves
 from safemarl_bench.learning.ensemble import TrainedEnsemble
 from safemarl_bench.learning.joint import leader_and_follower
 from safemarl_bench.learning.replay import ReplayBuffer
@@ -36,6 +37,7 @@ class OffPolicyConfig:
 
     num_envs: int = 1  # E, games played side by side in training
     hidden: tuple[int, ...] = (64, 64, 64)  # widths of the hidden layers
+    octaves: int = 0  # frequencies at which networks also see sines and cosines of each feature; see `Encoding`
     learning_rate: float = 1e-3  # of Adam, for every critic
     reward_scale: float = 0.1  # critics learn rewards times this (costs are left as they are)
     batch_size: int = 64  # transitions per update
@@ -55,8 +57,9 @@ class OffPolicyConfig:
         """Check ranges.
 
         Raises:
-            ContractError: a count below 1, a share outside [0, 1], a negative rate, or a scale that is not positive.
+            ContractError: a count out of range, a share outside [0, 1], a negative rate, or a scale not above 0.
         """
+        check_octaves(self.octaves)
         if not all(type(width) is int and width >= 1 for width in self.hidden):
             raise ContractError(f"config key 'hidden' must be integers of at least 1, got {self.hidden}")
         if not self.learning_rate >= 0.0:
@@ -139,7 +142,8 @@ class OffPolicyAgent(Agent):
                 owners |= {f"{name}_{k}": role for k in range(len(context.cost_limits[agent]))}
         self.owner = torch.tensor(list(owners.values()))
         self.torch_generator = torch.Generator().manual_seed(context.seed)
-        self.num_states = len(context.state_features.names)
+        self.state_encoding = Encoding(context.state_features, config.octaves)
+        self.num_states = self.state_encoding.width
         self.critics = TrainedEnsemble(
             "critics",
             tuple(owners),
@@ -174,8 +178,8 @@ class OffPolicyAgent(Agent):
         """Return the derivative of the loss by all outputs at s, (C, B, M), given that by the values, (C, B)."""
 
     def features(self, observation: Observation) -> np.ndarray:
-        """Return what is remembered of an observation, (E, n) float32: the normalised state, more in subclasses."""
-        return self.context.state_features.normalise(observation.state)
+        """Return what is remembered of an observation, (E, n) float32: the encoded state, more in subclasses."""
+        return self.state_encoding.encode(observation.state)
 
     @property
     def num_features(self) -> int:

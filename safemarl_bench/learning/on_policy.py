@@ -30,6 +30,7 @@ from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation, Tr
 from safemarl_bench.errors import ContractError
 from safemarl_bench.learning.advantages import gae, mean_over
 from safemarl_bench.learning.agent_checkpoint import CHECKPOINT_NAME, copy_into, read_agent
+from safemarl_bench.learning.encoding import Encoding, check_octaves
 from safemarl_bench.learning.ensemble import Adam
 from safemarl_bench.learning.layer_norm import LayerNormEnsemble, clip_norm
 from safemarl_bench.learning.normaliser import ValueNormaliser
@@ -49,6 +50,7 @@ class OnPolicyConfig:
     num_envs: int = 64  # E, games played side by side
     rollout_steps: int = 32  # T, decisions per game and iteration, at most a quarter of training
     hidden: tuple[int, ...] = (64, 64)  # widths of the hidden layers
+    octaves: int = 0  # frequencies at which networks also see sines and cosines of each feature; see `Encoding`
     learning_rate: float = 5e-4  # of Adam at the start; falls linearly to 0
     gae_lambda: float = 0.95  # weight of longer returns in advantages
     epochs: int = 5  # passes over a rollout
@@ -61,8 +63,9 @@ class OnPolicyConfig:
         """Check ranges.
 
         Raises:
-            ContractError: a count below 1, a number that is not positive, a share outside [0, 1].
+            ContractError: a count out of range, a number that is not positive, a share outside [0, 1].
         """
+        check_octaves(self.octaves)
         if not all(type(width) is int and width >= 1 for width in self.hidden):
             raise ContractError(f"config key 'hidden' must be integers of at least 1, got {self.hidden}")
         for name in ("num_envs", "rollout_steps", "epochs", "minibatches"):
@@ -153,10 +156,10 @@ class OnPolicyAgent(Agent):
         self.policies = {
             agent: policy_of(context.action_spaces[agent], config.initial_deviation) for agent in self.agents
         }
+        self.encodings = {agent: Encoding(context.observation_features[agent], config.octaves) for agent in self.agents}
+        self.state_encoding = Encoding(context.state_features, config.octaves)
         self.actors = {
-            agent: self.policies[agent].actor(
-                len(context.observation_features[agent].names), config.hidden, self.torch_generator
-            )
+            agent: self.policies[agent].actor(self.encodings[agent].width, config.hidden, self.torch_generator)
             for agent in self.agents
         }
         counts = [len(context.cost_limits[agent]) for agent in self.agents]
@@ -164,7 +167,7 @@ class OnPolicyAgent(Agent):
         self.owner = torch.tensor(owners)
         limits = [limit for agent in self.agents for limit in context.cost_limits[agent]]
         self.limits = np.array(limits) * config.limit_scale
-        widths = (len(context.state_features.names), *config.hidden, 1)
+        widths = (self.state_encoding.width, *config.hidden, 1)
         self.critics = LayerNormEnsemble(len(owners), widths, self.torch_generator, head_gain=1.0)
         self.optimisers = {"critics": Adam(self.critics.parameters, config.learning_rate)}
         self.normaliser = ValueNormaliser(len(owners))
@@ -189,7 +192,7 @@ class OnPolicyAgent(Agent):
         """Draw from the policies, or take their modes; see `Agent.act`."""
         drawn = {}
         for agent in self.agents:
-            features = self.context.observation_features[agent].normalise(observation.by_agent[agent])
+            features = self.encodings[agent].encode(observation.by_agent[agent])
             outputs = self.actors[agent].outputs(torch.from_numpy(features))[0]
             policy = self.policies[agent]
             drawn[agent] = policy.sample(outputs, rng) if explore else policy.mode(outputs)
@@ -221,7 +224,7 @@ class OnPolicyAgent(Agent):
         costs = self.memory.mean_costs()
         if costs is not None:
             self.mean_costs.copy_(torch.from_numpy(costs))
-        rollout = self.memory.rollout()
+        rollout = self.memory.rollout(self.state_encoding, self.encodings)
         rng = generator("replay", self.context.seed, self.iterations)
         advantages, metrics = self._estimate(rollout, rng)
         self.check_finite(metrics)  # before actors learn from these advantages

@@ -10,6 +10,7 @@ import torch
 
 from safemarl_bench.contract import AgentContext, Arrays, Transition
 from safemarl_bench.errors import CheckpointError
+from safemarl_bench.learning.encoding import Encoding
 from safemarl_bench.learning.policies import Policy
 
 
@@ -114,16 +115,15 @@ class RolloutMemory:
         """Return the mean undiscounted cost of the finished episodes, (K,), or None where none finished."""
         return self.finished_costs / self.finished if self.finished else None
 
-    def rollout(self) -> Rollout:
-        """Return what was collected as tensors."""
+    def rollout(self, state_encoding: Encoding, encodings: Mapping[str, Encoding]) -> Rollout:
+        """Return what was collected as tensors, states and each agent's observations encoded."""
         rows = {name: column.reshape(-1, *column.shape[2:]) for name, column in self.columns.items()}
-        features, normalise_state = self.context.observation_features, self.context.state_features.normalise
         agents = self.agents
         return Rollout(
-            tuple(torch.from_numpy(features[agent].normalise(rows[f"observations.{agent}"])) for agent in agents),
+            tuple(torch.from_numpy(encodings[agent].encode(rows[f"observations.{agent}"])) for agent in agents),
             tuple(torch.from_numpy(rows[f"drawn.{agent}"]) for agent in agents),
-            torch.from_numpy(normalise_state(rows["states"])),
-            torch.from_numpy(normalise_state(rows["next_states"])),
+            torch.from_numpy(state_encoding.encode(rows["states"])),
+            torch.from_numpy(state_encoding.encode(rows["next_states"])),
             *(torch.from_numpy(rows[name].T.copy()) for name in ("payoffs", "alive", "bootstraps", "carries")),
         )
 

@@ -6,6 +6,7 @@ import pytest
 
 from safemarl_bench.contract import AgentContext, Features, Observation, Transition
 from safemarl_bench.errors import CheckpointError
+from safemarl_bench.learning.encoding import Encoding
 from safemarl_bench.learning.policies import Categorical
 from safemarl_bench.learning.rollouts import RolloutMemory
 
@@ -28,6 +29,7 @@ CONTEXT = AgentContext(
     training_steps=100,
     seed=0,
 )
+ENCODINGS = (Encoding(NUMBER), {"l": Encoding(NUMBER), "f": Encoding(NUMBER)})
 
 
 def flags(pairs):
@@ -80,7 +82,7 @@ def test_rows_are_decisions_then_games_and_numbers_are_normalised():
     assert not collected.full
     collected.add(SECOND, DRAWN)
     assert collected.full
-    rollout = collected.rollout()
+    rollout = collected.rollout(*ENCODINGS)
     assert rollout.states[:, 0].tolist() == [0.0, 1.0, 0.0, 1.0]
     assert rollout.next_states[:, 0].tolist() == [2.0, 3.0, 2.0, 3.0]
     assert rollout.observations[1][:, 0].tolist() == [0.5, 1.5, 0.5, 1.5]
@@ -93,7 +95,7 @@ def test_the_terminated_end_the_cut_bootstrap_and_only_those_who_go_on_carry():
     collected = memory()
     collected.add(FIRST, DRAWN)
     collected.add(SECOND, DRAWN)
-    rollout = collected.rollout()
+    rollout = collected.rollout(*ENCODINGS)
     assert rollout.alive.int().tolist() == [[1, 1, 1, 1], [1, 0, 1, 1]]
     assert rollout.bootstraps.int().tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
     assert rollout.carries.int().tolist() == [[1, 0, 1, 1], [0, 0, 1, 1]]
@@ -121,7 +123,7 @@ def test_a_memory_restored_in_the_middle_is_the_same():
     for each in (first, second):
         each.add(FIRST, DRAWN)
     assert first.mean_costs().tolist() == second.mean_costs().tolist()
-    for one, other in zip(first.rollout()[2:], second.rollout()[2:], strict=True):
+    for one, other in zip(first.rollout(*ENCODINGS)[2:], second.rollout(*ENCODINGS)[2:], strict=True):
         assert one.tolist() == other.tolist()
 
 
