@@ -1,5 +1,6 @@
 """Fourier features against their definition, and that learners see them."""
 
+import functools
 import math
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_a_learner_with_octaves_trains_wider_networks(suite, agent, tmp_path):
         cell = runner.resolve_cell(suite, agent, budget="smoke", config={"octaves": octaves, "num_envs": 4})
         game = smb.make(suite)
         learner = runner.build_agent(cell, game)
-        games = make_games(cell.spec, game, lambda: game, 4, 0)
+        games = make_games(cell.spec, game, functools.partial(smb.make, suite), 4, 0)
         Trainer(games, learner, agent, 200, tmp_path / str(octaves)).run(tqdm.tqdm(disable=True))
         tensors = learner.tensors(training=False)
         sizes[octaves] = {name: tensor.numel() for name, tensor in tensors.items() if "lam" not in name}
