@@ -17,7 +17,7 @@ class Entry:
 
     Attributes:
         suite, suite_version, action_kind: of the game as it was played; game_digest also tells overrides apart.
-        agent: name, with ``#hash`` unless it is the main variant. kind: "learner", "fixed", "planner", "oracle".
+        agent: name, and what sets it apart from the main variant. kind: "learner", "fixed", "planner", "oracle".
         budget: name of the training budget. learns: whether it spends that budget.
         score: what it reached.
         reason: why it cannot be ranked ("stale: ...", "modified game: ...", "unregistered suite"), or "".

@@ -4,7 +4,8 @@ One board per action kind and budget; a game with overridden settings is another
 (suite, agent, budget) that differ in anything else that could matter (agent version, config, training steps,
 evaluation episodes) are variants and never mixed. The main variant carries the agent's name: the one of the newest
 agent version, then with most seeds, most evaluation episodes, first started. Every other variant is an entry of
-its own, named ``agent #hash``. Of several records of one seed in one variant (after a package upgrade, say) the one
+its own, named by the config values in which it differs, ``agent [key=value]``, or where it differs in more than a few
+of them ``agent #hash``. Of several records of one seed in one variant (after a package upgrade, say) the one
 started last counts. An agent that does not train spends no budget, so its records enter the boards of every budget.
 """
 
@@ -18,6 +19,9 @@ from safemarl_bench.record import RunRecord
 
 Key = tuple[str, int, str, str, str]  # suite, version, digest of the game, budget, agent (variant)
 Runs = dict[Key, list[RunRecord]]
+
+MAX_NAMED = 3
+"""Config values that a variant's name may spell out."""
 
 VARIANT_KEYS = ("agent_version", "agent_traits", "config", "training_steps", "evaluation_episodes", "backend")
 
@@ -40,10 +44,11 @@ def split_variants(records: Sequence[RunRecord]) -> tuple[Runs, dict[str, str]]:
         main, *others = sorted(variants, key=lambda name: _main_first(name, variants[name]))
         runs[key] = variants[main]
         for name in others:
-            label = f"{agent} #{name[:6]}"
+            changed = _changed(variant_of(variants[name][0]), variant_of(variants[main][0]))
+            label = f"{agent} {_short(changed) or f'#{name[:6]}'}"
             runs[*key[:4], label] = variants[name]
             where = f"{label} on {suite}@{version}, budget {budget}"
-            differences[where] = _difference(variant_of(variants[name][0]), variant_of(variants[main][0]))
+            differences[where] = ", ".join(f"{leaf}={ours} (main {theirs})" for leaf, (ours, theirs) in changed.items())
     return runs, dict(sorted(differences.items()))
 
 
@@ -68,11 +73,19 @@ def _main_first(name: str, records: Sequence[RunRecord]) -> tuple[Any, ...]:
     return (newest, -seeds, -cell["evaluation_episodes"], started, name)
 
 
-def _difference(variant: Mapping[str, Any], main: Mapping[str, Any]) -> str:
-    """Return ``key=value (main value)`` for every leaf that differs."""
+def _changed(variant: Mapping[str, Any], main: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return leaf -> (value of the variant, of the main one) for every leaf that differs, sorted."""
     ours, theirs = _leaves(variant), _leaves(main)
-    changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-    return ", ".join(f"{key}={ours.get(key)} (main {theirs.get(key)})" for key in changed)
+    leaves = sorted(leaf for leaf in ours.keys() | theirs.keys() if ours.get(leaf) != theirs.get(leaf))
+    return {leaf: (ours.get(leaf), theirs.get(leaf)) for leaf in leaves}
+
+
+def _short(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return ``[key=value ...]`` where a few config values are all that differs, else ""."""
+    if len(changed) > MAX_NAMED or not all(leaf.startswith("config.") for leaf in changed):
+        return ""
+    values = [f"{leaf.removeprefix('config.')}={ours}" for leaf, (ours, _) in changed.items()]
+    return f"[{' '.join(values)}]"
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:

@@ -330,10 +330,21 @@ def test_another_config_is_another_row_and_says_how_it_differs() -> None:
     leaderboard = build(records)
     [board] = leaderboard.boards
     assert find(board.safety, "csq").seeds == (10, 10)
-    [other] = [row for row in board.safety if row.agent.startswith("csq #")]
-    assert other.seeds == (0, 4)
+    assert find(board.safety, "csq [lr=0.2]").seeds == (0, 4)
     assert set(leaderboard.variants.values()) == {"config.lr=0.2 (main 0.1)"}
     assert "config.lr=0.2 (main 0.1)" in leaderboard.to_markdown()
+
+
+def test_a_variant_that_differs_in_more_than_a_few_values_is_named_by_its_hash() -> None:
+    main, other = (dict.fromkeys("abcd", value) for value in (1, 2))
+    records = references(*BOTH) + everywhere("csq", config=main, started="1") + everywhere("csq", 2, config=other)
+    records += everywhere("csq", 3, config=main | {"a": 2, "c": 2}) + everywhere(
+        "csq", 1, config=main, backend="kernel"
+    )
+    [board] = build(records).boards
+    names = [row.agent for row in board.safety if row.agent.startswith("csq")]
+    assert {"csq", "csq [a=2 c=2]"} < set(names)
+    assert sum(name.startswith("csq #") for name in names) == 2
 
 
 def test_a_newer_agent_version_takes_over_the_name() -> None:
