@@ -17,6 +17,7 @@ training the `num_envs` of the agent's config (1 without that key), in evaluatio
 from __future__ import annotations
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -87,8 +88,13 @@ class Features:
 
     def normalise(self, raw: np.ndarray) -> np.ndarray:
         """Return ``(raw - center) / scale``; raw: (..., n), result: (..., n) float32."""
-        normalised: np.ndarray = ((raw - np.asarray(self.center)) / np.asarray(self.scale)).astype(np.float32)
+        center, scale = self._arrays
+        normalised: np.ndarray = ((raw - center) / scale).astype(np.float32)
         return normalised
+
+    @functools.cached_property
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.asarray(self.center), np.asarray(self.scale)
 
 
 @dataclasses.dataclass(frozen=True)
