@@ -46,11 +46,10 @@ def equilibrium(tables: torch.Tensor, d_leader: torch.Tensor, d_follower: torch.
         tables: (2 + K1 + K2, B, m1, m2): Q1, Q2, the leader's K1 cost tables, the follower's K2.
         d_leader, d_follower: (K1,) and (K2,) discounted limits.
     """
-    split = 2 + len(d_leader)
-    g_leader, g_follower = tables[2:split], tables[split:]
-    selection = solve(tables[0], tables[1], g_leader, g_follower, d_leader, d_follower, semantics="csq10")
-    pairs: torch.Tensor = selection.leader * tables.shape[-1] + selection.follower
-    return pairs
+    split, q = 2 + len(d_leader), tables.numpy()
+    limits = d_leader.numpy(), d_follower.numpy()
+    selection = solve(q[0], q[1], q[2:split], q[split:], *limits, semantics="csq10", backend="fastest")
+    return torch.from_numpy(selection.leader * tables.shape[-1] + selection.follower)
 
 
 class CSQ(ConstrainedQAgent):

@@ -46,7 +46,7 @@ from safemarl_bench.stackelberg import BACKENDS, exploration_pairs, solve
 class MIPPCSQConfig(ConstrainedQConfig):
     """What MIP-PCSQ can set beside `ConstrainedQConfig`."""
 
-    backend: str = "torch"  # of the equilibrium: a name in safemarl_bench.stackelberg.BACKENDS
+    backend: str = "fastest"  # of the equilibrium: or a name in safemarl_bench.stackelberg.BACKENDS
     alpha: float = 0.6  # how much priorities count: 0 draws uniformly
     beta_start: float = 0.4  # share of the draw's bias that weights correct at first
     eps_p: float = 1e-3  # added to the errors, so that nothing is never drawn again
@@ -80,19 +80,10 @@ def equilibrium(tables: torch.Tensor, d_leader: torch.Tensor, d_follower: torch.
         d_leader, d_follower: (K1,) and (K2,) discounted limits.
         backend: who solves it.
     """
-    split = 2 + len(d_leader)
-    selection = solve(
-        tables[0],
-        tables[1],
-        tables[2:split],
-        tables[split:],
-        d_leader,
-        d_follower,
-        semantics="mip13",
-        backend=backend,
-    )
-    pairs: torch.Tensor = selection.leader * tables.shape[-1] + selection.follower
-    return pairs
+    split, q = 2 + len(d_leader), tables.numpy()
+    limits = d_leader.numpy(), d_follower.numpy()
+    selection = solve(q[0], q[1], q[2:split], q[split:], *limits, semantics="mip13", backend=backend)
+    return torch.from_numpy(np.asarray(selection.leader * tables.shape[-1] + selection.follower))
 
 
 def priorities(errors: torch.Tensor, lam: torch.Tensor, eps_p: float, alpha: float) -> torch.Tensor:
@@ -113,8 +104,9 @@ class MIPPCSQ(ConstrainedQAgent):
         Raises:
             RegistryError: unknown backend.
         """
-        if config.backend not in BACKENDS:
-            raise RegistryError(f"unknown backend {config.backend!r} of MIPPCSQ: {nearest(config.backend, BACKENDS)}")
+        known = ("fastest", *BACKENDS)
+        if config.backend not in known:
+            raise RegistryError(f"unknown backend {config.backend!r} of MIPPCSQ: {nearest(config.backend, known)}")
         super().__init__(context, config)
         costs = [config.lam_g_leader] * len(self.d_leader) + [config.lam_g_follower] * len(self.d_follower)
         self.lam = torch.tensor([config.lam_q_leader, config.lam_q_follower, *costs])

@@ -21,6 +21,7 @@ Training must go on as if nothing had happened: a greedy `act` leaves no trace.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -91,8 +92,13 @@ class Features:
 
     def normalise(self, raw: np.ndarray) -> np.ndarray:
         """Return ``(raw - center) / scale``; raw: (..., n), result: (..., n) float32."""
-        normalised: np.ndarray = ((raw - np.asarray(self.center)) / np.asarray(self.scale)).astype(np.float32)
+        center, scale = self._arrays
+        normalised: np.ndarray = ((raw - center) / scale).astype(np.float32)
         return normalised
+
+    @functools.cached_property
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.asarray(self.center), np.asarray(self.scale)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,10 @@ to resume a run.
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 from safemarl_bench.errors import SafeMARLBenchError, nearest
 
@@ -40,6 +42,17 @@ def check_seed(seed: int, what: str = "seed") -> int:
     return value
 
 
+class _Key(ISeedSequence):
+    """Hands `numpy.random.Philox` its key: given as ``key=`` it first asks the operating system for entropy."""
+
+    def __init__(self, key: np.ndarray) -> None:
+        self.key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        """Return the key, (2,) uint64, which is what Philox asks for."""
+        return self.key
+
+
 def generator(stream: str, seed: int, *counters: int) -> np.random.Generator:
     """Return a generator that depends on (stream, seed, counters) and on nothing else.
 
@@ -58,4 +71,5 @@ def generator(stream: str, seed: int, *counters: int) -> np.random.Generator:
     words = [check_seed(counter, "counter") for counter in counters]
     counter = np.array([0, *words, *[0] * (3 - len(words))], dtype=np.uint64)
     key = np.array([STREAMS[stream], check_seed(seed)], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    philox = np.random.Philox(_Key(key), counter=counter)  # type: ignore[arg-type]  # numpy's stubs forget ISeedSequence
+    return np.random.Generator(philox)

@@ -6,6 +6,7 @@ Rows are the leader's actions, columns the follower's; a pair (i, j) has the ind
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import gymnasium
 import numpy as np
@@ -92,10 +93,29 @@ def respect_done(
     """
     if bool(alive.all()):
         return tables
+    cells = executed_cells((tables.shape[2], tables.shape[3]), neutral, alive)
+    copied = tables.flatten(2).gather(2, cells.expand(len(tables), -1, -1)).view(tables.shape)
+    return copied.masked_fill_(~alive[owner][:, :, None, None], 0.0)
+
+
+def executed_cells(shape: tuple[int, int], neutral: tuple[int, int], alive: torch.Tensor) -> torch.Tensor:
+    """Return which pair is executed in place of each one, (B, m1 * m2) int64: a done agent plays its neutral action.
+
+    Args:
+        shape: (m1, m2). neutral: row and column of the neutral actions. alive: (2, B) bool, leader and follower.
+    """
+    return _cells(shape, neutral)[alive[0] * 2 + alive[1].long()]
+
+
+@functools.cache
+def _cells(shape: tuple[int, int], neutral: tuple[int, int]) -> torch.Tensor:
+    """Return what stands in for each cell, (4, m1 * m2) int64; done: both, the leader, the follower, nobody."""
+    cells = torch.arange(shape[0] * shape[1]).view(shape)
     row, column = neutral
-    tables = torch.where(alive[0, :, None, None], tables, tables[:, :, row : row + 1, :])
-    tables = torch.where(alive[1, :, None, None], tables, tables[:, :, :, column : column + 1])
-    return tables.masked_fill(~alive[owner][:, :, None, None], 0.0)
+    leader_done = cells[row : row + 1].expand(shape)
+    follower_done = cells[:, column : column + 1].expand(shape)
+    both_done = cells[row, column].expand(shape)
+    return torch.stack((both_done, leader_done, follower_done, cells)).flatten(1)
 
 
 def discounted_limits(context: AgentContext, agent: str) -> torch.Tensor:

@@ -14,7 +14,7 @@ from safemarl_bench.contract import AgentContext, Arrays, Observation
 from safemarl_bench.errors import ContractError, SolveError
 from safemarl_bench.learning.agent import Batch, OffPolicyAgent, Update
 from safemarl_bench.learning.critics import td_errors
-from safemarl_bench.learning.joint import JointActions, respect_done
+from safemarl_bench.learning.joint import JointActions, executed_cells, respect_done
 
 
 class Decision(NamedTuple):
@@ -115,10 +115,7 @@ class JointQAgent(OffPolicyAgent):
 
     def _executed(self, pairs: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
         """Return the pairs with the neutral action in place of a done agent's."""
-        row, column = self.joint.neutral
-        columns = self.joint.shape[1]
-        rows = torch.where(alive[0], pairs.div(columns, rounding_mode="floor"), row)
-        return rows * columns + torch.where(alive[1], pairs % columns, column)
+        return executed_cells(self.joint.shape, self.joint.neutral, alive).gather(1, pairs[:, None]).squeeze(1)
 
     def _decision(self, outputs: torch.Tensor, features: torch.Tensor, alive: torch.Tensor) -> Decision:
         tables = outputs.view(*outputs.shape[:2], *self.joint.shape)

@@ -47,7 +47,7 @@ def read_problem(
     if q_follower.shape != shape:
         raise SolveError(f"Q1 and Q2 must have one shape (..., m1, m2), got {tuple(shape)} and {_shape(q_follower)}")
     # The sum of finite numbers may overflow; only then (or when something is wrong) each table is looked at.
-    if not math.isfinite(_total(q_leader, q_follower)):
+    if not math.isfinite(_sum(q_leader, q_follower)):
         for name, table in (("Q1", q_leader), ("Q2", q_follower)):
             _reject(name, "NaN or infinite", _where(table, np.isfinite, negate=True))
     return Problem(
@@ -86,8 +86,9 @@ def check_tables(names: tuple[str, ...], tables: tuple[Any, ...]) -> tuple[Any, 
     dtype = first.dtype if tensors or isinstance(first, np.ndarray) else None
     if dtype is not None and str(dtype) not in _FLOATS:
         raise SolveError(f"tables must be float32 or float64, got {names[0]} of dtype {dtype}")
+    library = sys.modules["torch"].Tensor if tensors else np.ndarray
     for name, table in zip(names, tables, strict=True):
-        if dtype is None or is_tensor(table) is not tensors or not (tensors or isinstance(table, np.ndarray)):
+        if dtype is None or not isinstance(table, library):
             got = ", ".join(f"{n} {type(t).__module__}.{type(t).__name__}" for n, t in zip(names, tables, strict=True))
             raise SolveError(f"tables must be all numpy arrays or all torch tensors, got {got}")
         if table.dtype != dtype:
@@ -127,7 +128,7 @@ def _read_constraints(agent: str, table: Any, d: Any, shape: Any) -> tuple[Const
             f"{name} must have the shape {tuple(shape)} of the other tables, or (K, ...) in front of it, "
             f"got {_shape(table)}"
         )
-    if math.isnan(_total(table)):  # also where +inf meets -inf, which is legal
+    if _has_nan(table):
         _reject(name, "NaN", _where(table, np.isnan))
     return constraints
 
@@ -158,10 +159,10 @@ def _read_threshold_array(agent: str, d: Any, table: Any, shapes: tuple[Any, ...
             limits = numbers_given.astype(_FLOATS[str(table.dtype)])
         if is_tensor(table):
             limits = sys.modules["torch"].from_numpy(limits).to(table.device)
-    if tuple(limits.shape) not in [tuple(shape) for shape in shapes]:
+    if limits.shape not in shapes:
         wanted = " or ".join(dict.fromkeys(str(tuple(shape)) for shape in shapes))
         raise SolveError(f"d{agent} must have shape {wanted} beside G{agent} of {_shape(table)}, got {_shape(limits)}")
-    if math.isnan(_total(limits)):
+    if _has_nan(limits):
         _reject(f"d{agent}", "NaN", _where(limits, np.isnan))
     return limits
 
@@ -176,13 +177,16 @@ def _round(number: float, like: Any) -> float:
         return float(_FLOATS[str(like.dtype)](number))
 
 
-def _total(*tables: Any) -> float:
-    """Return the sum of all entries: NaN or infinite if any of them is (and sometimes when none is)."""
-    total = tables[0]
+def _sum(first: Any, second: Any) -> float:
+    """Return the sum of all entries of two tables: NaN or infinite if any of them is (and sometimes when none is)."""
+    if is_tensor(first):
+        return float((first + second).sum())
     with np.errstate(all="ignore"):
-        for table in tables[1:]:
-            total = total + table
-        return float(total.sum())
+        return float((first + second).sum())
+
+
+def _has_nan(table: Any) -> bool:
+    return bool((table != table).any())
 
 
 def _where(table: Any, test: Any, *, negate: bool = False) -> np.ndarray:

@@ -91,8 +91,8 @@ def chosen_cell(y: Any, shape: Pair) -> Pair:
     return row, column
 
 
-def import_extra(module: str, backend: str) -> Any:
-    """Import an optional package.
+def import_extra(module: str, backend: str, extra: str = "mip") -> Any:
+    """Import an optional package, which the `extra` of this one brings.
 
     Raises:
         MissingDependency: it is not installed.
@@ -101,5 +101,5 @@ def import_extra(module: str, backend: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingDependency(
-            f'backend {backend!r} needs the package {module}: pip install "safemarl-bench[mip]"'
+            f'backend {backend!r} needs the package {module}: pip install "safemarl-bench[{extra}]"'
         ) from error

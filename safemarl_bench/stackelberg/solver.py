@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Callable
@@ -9,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from safemarl_bench.errors import InexactSolve, InfeasibleState
+from safemarl_bench.errors import InexactSolve, InfeasibleState, MissingDependency
 from safemarl_bench.stackelberg.certificate import verify
 from safemarl_bench.stackelberg.inputs import check_option, read_problem
 from safemarl_bench.stackelberg.selection import Problem, Selection, is_tensor, like, to_numpy, to_torch
 
-BACKENDS = ("cvxpy", "highs", "numpy", "python", "scipy", "torch")
-"""Names of all backends; `highs` and `cvxpy` need the extra ``safemarl-bench[mip]``."""
+BACKENDS = ("cvxpy", "highs", "numba", "numpy", "python", "scipy", "torch")
+"""Names of all backends; `numba` needs the extra ``safemarl-bench[kernel]``, `highs` and `cvxpy` need ``[mip]``."""
 
 MIPS = ("cvxpy", "highs", "scipy")
 _ENUMERATION = ", ".join(name for name in BACKENDS if name not in MIPS)
@@ -45,7 +46,7 @@ def solve(
     leader needs G1 <= d1 at that answer (``"csq10"``: Zheng & Gu, equation (10)). The leader takes
     the row with the largest Q1. What still ties goes to the lowest i, then the lowest j.
 
-    Enumeration (``python``, ``numpy``, ``torch``) returns exactly that pair. The MIPs (``highs``,
+    Enumeration (``python``, ``numpy``, ``numba``, ``torch``) returns exactly that pair. The MIPs (``highs``,
     ``cvxpy``, ``scipy``) work within tolerances, return an equally good pair, and certify it.
 
     Args:
@@ -63,7 +64,8 @@ def solve(
             minimises its own term), then as above; "none": nothing, actions -1; "raise"; "max_q1": the
             largest Q1 of the whole table.
         scale: positive weights of the leader's and the follower's violation.
-        backend: a name in `BACKENDS`, or "auto": that of the tables' library.
+        backend: a name in `BACKENDS`, "auto": that of the tables' library, or "fastest": `numba` where it is
+            installed, else as "auto".
         check: certify the answer with `verify`.
 
     Returns:
@@ -77,6 +79,8 @@ def solve(
     """
     problem = read_problem((Q1, Q2, G1, G2), (d1, d2), semantics, tie, fallback, scale)
     tensors = is_tensor(Q1)
+    if backend == "fastest":
+        backend = _fastest()
     if backend == "auto":
         backend = "torch" if tensors else "numpy"
     solve_states = _loaded.get(backend) or _load(backend)
@@ -114,8 +118,18 @@ def _raise_infeasible(feasible: Any) -> None:
         )
 
 
+@functools.cache
+def _fastest() -> str:
+    """Return "numba" where it is installed, else "auto"."""
+    try:
+        _load("numba")
+    except MissingDependency:
+        return "auto"
+    return "numba"
+
+
 def _load(backend: str) -> Callable[[Problem], Selection]:
-    check_option("backend", backend, ("auto", *BACKENDS))
+    check_option("backend", backend, ("auto", "fastest", *BACKENDS))
     module = importlib.import_module(f"safemarl_bench.stackelberg.{backend}_backend")
     _loaded[backend] = module.solve_states
     return _loaded[backend]

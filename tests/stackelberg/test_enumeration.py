@@ -1,6 +1,9 @@
 """The batched enumerations against the scalar oracle, and the oracle against the definitions."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -43,6 +46,7 @@ def test_batched_enumeration_equals_the_oracle_bit_for_bit(instances, kind, sema
         oracle = stackelberg.solve(*args, backend="python", **options)
         assert_same(stackelberg.solve(*args, **options), oracle)
         assert_same(stackelberg.solve(*to_torch(args), **options), oracle)
+        assert_same(stackelberg.solve(*args, backend="numba", **options), oracle)
 
 
 @pytest.mark.slow
@@ -55,6 +59,7 @@ def test_batched_enumeration_equals_the_oracle_on_a_hundred_thousand_states(inst
         oracle = stackelberg.solve(*args, backend="python", semantics=semantics, tie=tie)
         assert_same(stackelberg.solve(*args, semantics=semantics, tie=tie), oracle)
         assert_same(stackelberg.solve(*to_torch(args), semantics=semantics, tie=tie), oracle)
+        assert_same(stackelberg.solve(*args, backend="numba", semantics=semantics, tie=tie), oracle)
 
 
 def closed_form(q1, q2, g1, g2, d1, d2, semantics, tie):
@@ -81,7 +86,7 @@ def closed_form(q1, q2, g1, g2, d1, d2, semantics, tie):
 
 
 @pytest.mark.parametrize(("semantics", "tie"), OPTIONS)
-@pytest.mark.parametrize("backend", ["python", "numpy", "torch"])
+@pytest.mark.parametrize("backend", ["python", "numpy", "numba", "torch"])
 def test_enumeration_follows_the_closed_form(instances, kind, semantics, tie, backend):
     rng = np.random.default_rng(13)
     for shape in SHAPES:
@@ -170,7 +175,7 @@ def test_max_q1_takes_the_largest_reward_where_nothing_is_safe():
     assert np.isnan(found.runner_up)
 
 
-@pytest.mark.parametrize("backend", ["python", "numpy", "torch"])
+@pytest.mark.parametrize("backend", ["python", "numpy", "numba", "torch"])
 def test_raise_names_the_first_infeasible_state(backend):
     tables = [np.zeros((3, 2, 2)) for _ in range(4)]
     tables[2][1:] = 2.0
@@ -212,7 +217,7 @@ def test_permuting_the_rows_permutes_the_leaders_action(instances, semantics):
     np.testing.assert_array_equal(after.follower, before.follower)
 
 
-@pytest.mark.parametrize("backend", ["python", "numpy", "torch"])
+@pytest.mark.parametrize("backend", ["python", "numpy", "numba", "torch"])
 def test_enumeration_climbs_the_near_tie_ladder(backend):
     q1, g = np.array([[10.0, 0.0], [5.0, 5.0]]), np.zeros((2, 2))
     for gap in 10.0 ** -np.arange(3, 16):
@@ -223,7 +228,7 @@ def test_enumeration_climbs_the_near_tie_ladder(backend):
     assert (tied.leader, tied.follower, tied.value_leader) == (0, 0, 10.0)
 
 
-@pytest.mark.parametrize("backend", ["python", "numpy", "torch"])
+@pytest.mark.parametrize("backend", ["python", "numpy", "numba", "torch"])
 def test_a_cost_at_the_limit_is_safe_and_one_ulp_above_it_is_not(backend):
     limit = np.float32(0.1)
     above = np.nextafter(limit, np.float32(1))
@@ -235,7 +240,7 @@ def test_a_cost_at_the_limit_is_safe_and_one_ulp_above_it_is_not(backend):
         assert found.violation[1] == above - limit
 
 
-@pytest.mark.parametrize("backend", ["python", "numpy", "torch"])
+@pytest.mark.parametrize("backend", ["python", "numpy", "numba", "torch"])
 def test_infinite_costs_and_limits_violate_only_where_the_cost_is_larger(backend):
     q, zero = np.ones((4, 1, 1)), np.zeros((4, 1, 1))
     g = np.array([np.inf, np.inf, -np.inf, 3.0]).reshape(4, 1, 1)
@@ -247,7 +252,7 @@ def test_infinite_costs_and_limits_violate_only_where_the_cost_is_larger(backend
 
 def test_a_violation_whose_weight_underflows_is_still_a_violation():
     q, zero = np.ones((1, 2)), np.zeros((1, 2))
-    for backend in ("python", "numpy", "torch"):
+    for backend in ("python", "numpy", "numba", "torch"):
         found = stackelberg.solve(q, q, np.array([[1e-200, 1e-300]]), zero, 0, 0, scale=(1e-200, 1), backend=backend)
         assert not found.feasible
         assert 0 < found.violation < 1e-300
@@ -278,6 +283,7 @@ def test_any_batch_shape_goes_through(states):
             assert found.leader.shape == states
             assert found.n_safe.shape == (*states, 2)
             assert_same(found, oracle)
+        assert_same(stackelberg.solve(*tables, 0, 0, fallback=fallback, backend="numba"), oracle)
 
 
 def test_the_answer_is_in_the_library_of_the_tables_whatever_the_backend():
@@ -294,6 +300,20 @@ def test_the_answer_is_in_the_library_of_the_tables_whatever_the_backend():
         assert found.backend == backend
     assert stackelberg.solve(*tables, 0, 0).backend == "numpy"
     assert stackelberg.solve(*to_torch(tables), 0, 0).backend == "torch"
+
+
+def test_fastest_is_numba_and_without_it_the_backend_of_the_tables(tmp_path):
+    code = (
+        "import numpy as np, safemarl_bench.stackelberg as s; "
+        "print(s.solve(*np.zeros((4, 2, 2)), 0, 0, backend='fastest').backend); "
+        "s.solve(*np.zeros((4, 2, 2)), 0, 0, backend='numba')"
+    )
+    assert stackelberg.solve(*np.zeros((4, 2, 2)), 0, 0, backend="fastest").backend == "numba"
+    (tmp_path / "numba.py").write_text("raise ImportError('not installed')")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert out.stdout.strip() == "numpy"
+    assert 'needs the package numba: pip install "safemarl-bench[kernel]"' in out.stderr
 
 
 def test_the_answer_carries_no_gradient_and_can_index_a_critic():
