@@ -14,11 +14,11 @@ E = 5
 
 
 def separate(suite, num_envs=E, seed=3):
-    return SeparateGames(smb.get_suite(suite), [smb.make(suite) for _ in range(num_envs)], seed)
+    return SeparateGames(smb.get_suite(suite), [smb.make(suite) for _ in range(num_envs)], seed, "train")
 
 
 def batched(suite, num_envs=E, seed=3):
-    return BatchedGames(smb.get_suite(suite), smb.make(suite), num_envs, seed)
+    return BatchedGames(smb.get_suite(suite), smb.make(suite), num_envs, seed, "train")
 
 
 def draw(games, rng):
