@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from safemarl_bench.errors import RecordError
 from safemarl_bench.record import RunRecord
+from safemarl_bench.record_content import metrics_of
 
 MULTIPLIERS = ("lam", "nu")
 
@@ -68,7 +69,7 @@ def _collisions(record: RunRecord) -> Curve:
 def _metrics(record: RunRecord) -> list[Curve]:
     """Return the learner's metrics, grouped by the first word of their names: losses and multipliers first."""
     found = []
-    for name, values in record.train["metrics"].items():
+    for name, values in metrics_of(record.train).items():
         word = name.partition("_")[0]
         log = word == "loss" and all(value is None or value > 0.0 for value in values)
         if word == "loss":

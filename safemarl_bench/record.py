@@ -30,10 +30,13 @@ __all__ = [
     "write_record",
 ]
 
-SCHEMA = 3
+SCHEMA = 2
 MAX_BYTES = 64_000
-SECTIONS = ("cell", "versions", "provenance", "train", "validation", "eval", "checkpoint")
-DIGESTED = ("cell", "versions", "train", "validation", "eval", "checkpoint")
+SECTIONS = ("cell", "versions", "provenance", "train", "eval", "checkpoint")
+OPTIONAL = ("validation",)
+"""Sections that are left out where there is nothing to say, so that what they were added to keeps its digest."""
+
+UNDIGESTED = "provenance"
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -50,7 +53,8 @@ class RunRecord:
         provenance: git sha, dirty flag, machine, times; not part of the digest.
         train: at most 64 points of return, cost and the learner's metrics; empty for agents that do not learn.
         validation: what the policies did from which the evaluated one was chosen, and what the last one reaches in
-            the evaluation episodes (see `safemarl_bench.validation`); None for agents that do not learn.
+            the evaluation episodes (see `safemarl_bench.validation`); None, and left out of the file, for agents that
+            do not learn.
         eval: per-episode results of the chosen policy, greedy, on the fixed evaluation episodes, or their
             summary (see `summarise_evaluation`); the properties below read both forms.
         checkpoint: sha256 and bytes of the saved agent.
@@ -63,19 +67,23 @@ class RunRecord:
     versions: dict[str, Any]
     provenance: dict[str, Any]
     train: dict[str, Any]
-    validation: dict[str, Any] | None
     eval: dict[str, Any]
     checkpoint: dict[str, Any]
+    validation: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in SECTIONS:
+        for name in (*SECTIONS, *OPTIONAL):
             object.__setattr__(self, name, canonical(getattr(self, name), name))
-        record_content.check_keys({name: getattr(self, name) for name in SECTIONS})
+        record_content.check_keys({name: getattr(self, name) for name in (*SECTIONS, *OPTIONAL)})
+
+    def _sections(self) -> dict[str, Any]:
+        optional = {name: value for name in OPTIONAL if (value := getattr(self, name)) is not None}
+        return {name: getattr(self, name) for name in SECTIONS} | optional
 
     @functools.cached_property
     def digest(self) -> str:
         """Sha256 (64 hex digits) over everything but the provenance."""
-        return sha256({name: getattr(self, name) for name in DIGESTED})
+        return sha256({name: section for name, section in self._sections().items() if name != UNDIGESTED})
 
     @property
     def suite(self) -> str:
@@ -211,8 +219,7 @@ class RunRecord:
         Raises:
             RecordError: it is longer than 64 kB.
         """
-        content = {name: getattr(self, name) for name in SECTIONS}
-        text = dump({"schema": SCHEMA, "digest": self.digest, **content}) + "\n"
+        text = dump({"schema": SCHEMA, "digest": self.digest, **self._sections()}) + "\n"
         if len(text) > MAX_BYTES:
             raise RecordError(f"a record must be smaller than {MAX_BYTES} bytes, this one has {len(text)}")
         return text
@@ -230,13 +237,13 @@ class RunRecord:
         """
         content = _parse(text, source)
         missing = [key for key in ("schema", "digest", *SECTIONS) if key not in content]
-        unknown = sorted(set(content) - {"schema", "digest", *SECTIONS})
+        unknown = sorted(set(content) - {"schema", "digest", *SECTIONS, *OPTIONAL})
         if "schema" in content and content["schema"] != SCHEMA:
             raise RecordError(f"{source}: unknown schema {content['schema']!r}, this version reads schema {SCHEMA}")
         if missing or unknown:
             raise RecordError(f"{source}: not a run record: lacks {missing}, has unknown {unknown}")
         try:
-            record = cls(**{name: content[name] for name in SECTIONS})
+            record = cls(**{name: content[name] for name in (*SECTIONS, *OPTIONAL) if name in content})
         except RecordError as error:
             raise RecordError(f"{source}: {error}") from error
         if content["digest"] != record.digest:

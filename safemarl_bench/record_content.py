@@ -37,7 +37,7 @@ _CELL |= dict.fromkeys(("game", "agent_traits", "config", "backend"), dict)
 _GAME: _Layout = {"action_kind": str, "horizon": int, "gamma": (int, float)}
 _GAME |= dict.fromkeys(("leader", "followers", "constraints"), list) | dict.fromkeys(("cost_limits", "overrides"), dict)
 _TRAIN: _Layout = dict.fromkeys(("steps", "episodes", "collisions"), list)
-_TRAIN |= dict.fromkeys(("returns", "costs", "metrics", "totals"), dict)
+_TRAIN |= dict.fromkeys(("returns", "costs", "totals"), dict)
 _EVAL: _Layout = {"stream": str, "seed": int, "episodes": int}
 _EVAL |= dict.fromkeys(("returns", "costs", *EVENTS), dict)
 _EVAL |= dict.fromkeys(("length", "longest_cost_run"), (list, dict)) | {"spot_check": (dict, type(None))}
@@ -86,6 +86,7 @@ def check_keys(sections: Mapping[str, Any]) -> None:
         for key, kind in layout.items():
             if not isinstance(section[key], kind) or (isinstance(section[key], bool) and kind is not bool):
                 raise RecordError(f"{name}.{key} has the wrong type {type(section[key]).__name__}")
+    metrics_of(sections["train"])
 
 
 def cost_ratio(costs: Mapping[str, Sequence[float]], limits: Mapping[str, Sequence[float]]) -> float:
@@ -102,6 +103,18 @@ def _ratio(cost: float, limit: float) -> float:
     if limit == 0:
         return math.inf if cost > 0 else 0.0
     return cost / limit
+
+
+def metrics_of(train: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the metrics in a ``train`` section, name -> series; they are left out where nothing was reported.
+
+    Raises:
+        RecordError: they are no object.
+    """
+    metrics = train.get("metrics", {})
+    if not isinstance(metrics, dict):
+        raise RecordError(f"train.metrics has the wrong type {type(metrics).__name__}")
+    return metrics
 
 
 def is_summary(evaluation: Mapping[str, Any]) -> bool:
@@ -209,7 +222,7 @@ def _train_problems(cell: Mapping[str, Any], train: Mapping[str, Any]) -> Iterat
     series = {"episodes": train["episodes"], "collisions": train["collisions"]}
     for role in _roles(cell):
         series |= {f"{name}.{role}": train[name].get(role) for name in ("returns", "costs")}
-    for name, values in train["metrics"].items():
+    for name, values in metrics_of(train).items():
         if isinstance(values, list) and all(type(value) in (int, float, type(None)) for value in values):
             series[f"metrics.{name}"] = values
         else:

@@ -115,9 +115,9 @@ class TrainLog:
         self.pending, self.pending_metrics = [], {}
 
     def section(self) -> dict[str, Any]:
-        """Return the ``train`` section of a run record."""
-        unfinished = ("roles", "pending", "pending_metrics")
-        return {key: value for key, value in dataclasses.asdict(self).items() if key not in unfinished}
+        """Return the ``train`` section of a run record; without ``metrics`` where nothing was reported."""
+        left_out = {"roles", "pending", "pending_metrics", *(() if self.metrics else ("metrics",))}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out}
 
 
 def check_metrics(metrics: Any) -> None:

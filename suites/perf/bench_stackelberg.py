@@ -25,7 +25,7 @@ from safemarl_bench.errors import MissingDependency
 SIZES = (2, 5, 9, 25)
 BATCHES = (1, 64, 256)
 ONE_STATE = ("cvxpy", "scipy", "highs", "python")
-BATCHED = ("numpy", "torch")
+BATCHED = ("numpy", "torch", "numba")
 CASES = [
     (size, backend, batch)
     for size in SIZES

@@ -352,7 +352,7 @@ def bad_texts() -> dict[str, tuple[str, str]]:
         "not JSON": ("{hello}", "not JSON"),
         "not a number": ('{"a":NaN}', "NaN is not allowed"),
         "a list": ("[1]", "truncated|a JSON list"),
-        "another schema": (text.replace('"schema":3', '"schema":2'), "unknown schema 2, this version reads schema 3"),
+        "another schema": (text.replace('"schema":2', '"schema":3'), "unknown schema 3, this version reads schema 2"),
         "a section is gone": (dump({k: v for k, v in json.loads(text).items() if k != "eval"}), "eval"),
         "a key is gone": (text.replace('"collisions":3,', ""), r"lacks train\.totals\.collisions"),
         "edited by hand": (text.replace('"collisions":3', '"collisions":0'), "edited after it was written"),
@@ -545,3 +545,9 @@ def test_check_reports_wrong_places_other_forms_and_stray_files(tmp_path: Path) 
     assert any("notes.txt: stray file" in problem for problem in problems)
     assert any("seed1-000000000000.json: wrong name or folder" in problem for problem in problems)
     assert any(problem.startswith(record.relative_path) and "another form" in problem for problem in problems)
+
+
+def test_what_an_untrained_agent_has_nothing_to_say_about_is_left_out_of_its_file() -> None:
+    untrained, learner = json.loads(make(deterministic=True).to_json()), json.loads(make().to_json())
+    assert set(learner) - set(untrained) == {"validation"}
+    assert "metrics" not in untrained["train"]
