@@ -27,6 +27,7 @@ from safemarl_bench.record import (
     write_record,
 )
 from safemarl_bench.record_check import check_records
+from safemarl_bench.training import TrainLog
 
 
 def sections(
@@ -550,4 +551,4 @@ def test_check_reports_wrong_places_other_forms_and_stray_files(tmp_path: Path) 
 def test_what_an_untrained_agent_has_nothing_to_say_about_is_left_out_of_its_file() -> None:
     untrained, learner = json.loads(make(deterministic=True).to_json()), json.loads(make().to_json())
     assert set(learner) - set(untrained) == {"validation"}
-    assert "metrics" not in untrained["train"]
+    assert "metrics" not in TrainLog(("leader",)).section()
