@@ -31,6 +31,7 @@ CASES = [
     ("intersection", "cs_maddpg", 16),
     ("racetrack-frenet", "mappo_l", 64),
 ]
+WITH_MEMORY = ("csq", "mip_pcsq", "cs_maddpg")
 STEPS = 1000
 """Decisions of each game in a round; the first round is for warming up, and for the memory to fill."""
 ROUNDS = 3
@@ -39,7 +40,8 @@ ROUNDS = 3
 @pytest.mark.benchmark(group="training")
 @pytest.mark.parametrize(("suite", "agent", "num_envs"), CASES)
 def test_training(benchmark: Any, tmp_path: Path, suite: str, agent: str, num_envs: int) -> None:
-    cell = runner.resolve_cell(suite, agent, budget="full", config={"num_envs": num_envs})
+    config = {"num_envs": num_envs} | ({"updates_per_step": 1} if agent in WITH_MEMORY else {})
+    cell = runner.resolve_cell(suite, agent, budget="full", config=config)
     game = make(suite)
     games = make_games(cell.spec, game, functools.partial(make, suite), num_envs, 0)
     trainer = Trainer(games, runner.build_agent(cell, game), agent, 0, tmp_path)
