@@ -136,6 +136,11 @@ def log_steps(total: int) -> set[int]:
     return {round(point) for point in np.geomspace(max(1, total / 1000), total, LOG_POINTS)}
 
 
+def passed(points: Sequence[int], before: int, now: int) -> bool:
+    """Return whether a point, of some in order, lies in (before, now]."""
+    return bisect(points, now) > bisect(points, before)
+
+
 @contextmanager
 def stop_requests() -> Iterator[threading.Event]:
     """Yield an event that the first Ctrl-C or SIGTERM sets; the second one interrupts at once.
@@ -287,9 +292,9 @@ class Trainer:
         for episode in finished:
             self.log.add(episode)
         before, self.step = self.step, self.step + games.num_envs
-        if bisect(points, self.step) > bisect(points, before):
+        if passed(points, before, self.step):
             self.log.close_point(self.step)
-        if self.validate and bisect(self._validation_steps, self.step) > bisect(self._validation_steps, before):
+        if self.validate and passed(self._validation_steps, before, self.step):
             self.save_policy()
             self.outcomes.append(self.validate(self.step))
         if finished:

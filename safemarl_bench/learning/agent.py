@@ -15,10 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from safemarl_bench.checkpoint import write_checkpoint
 from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation, Transition
 from safemarl_bench.errors import ContractError
-from safemarl_bench.learning.agent_checkpoint import CHECKPOINT_NAME, copy_into, read_agent
+from safemarl_bench.learning.agent_checkpoint import copy_into, read_agent, write_agent
 from safemarl_bench.learning.critics import squared_losses, squared_losses_gradient, td_targets
 from safemarl_bench.learning.encoding import Encoding, check_octaves
 from safemarl_bench.learning.ensemble import TrainedEnsemble
@@ -329,13 +328,7 @@ class OffPolicyAgent(Agent):
             ContractError: a loss or a parameter is NaN or infinite.
         """
         self._losses()
-        arrays = {name: tensor.numpy() for name, tensor in self.tensors(training=training).items()}
-        meta: dict[str, Any] = {"agent": type(self).__name__, "training": training, "counters": self.counters()}
-        if training:
-            memory, counters = self.replay.state()
-            arrays |= memory
-            meta["counters"] |= counters
-        write_checkpoint(path, CHECKPOINT_NAME, arrays, meta)
+        write_agent(path, self, self.replay, self.counters(), training=training)
 
     def load(self, path: Path) -> None:
         """Read a checkpoint; see `Agent.load`.

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from safemarl_bench.checkpoint import read_checkpoint
+from safemarl_bench.checkpoint import read_checkpoint, write_checkpoint
 from safemarl_bench.errors import CheckpointError
 
 CHECKPOINT_NAME = "agent"
@@ -20,6 +20,23 @@ class HasTensors(Protocol):
 
     def tensors(self, *, training: bool) -> dict[str, torch.Tensor]:
         """Return, by name, the tensors that a checkpoint holds."""
+
+
+class HasState(Protocol):
+    """A memory of transitions."""
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Return (arrays, counters) that its restoring needs."""
+
+
+def write_agent(
+    path: Path, agent: HasTensors, memory: HasState, counters: Mapping[str, int], *, training: bool
+) -> None:
+    """Write a checkpoint of an agent: its tensors and counters, and with `training` its memory."""
+    arrays = {name: tensor.numpy() for name, tensor in agent.tensors(training=training).items()}
+    remembered, filled = memory.state() if training else ({}, {})
+    meta = {"agent": type(agent).__name__, "training": training, "counters": {**counters, **filled}}
+    write_checkpoint(path, CHECKPOINT_NAME, arrays | remembered, meta)
 
 
 def read_agent(path: Path, agent: HasTensors) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

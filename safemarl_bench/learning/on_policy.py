@@ -25,11 +25,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from safemarl_bench.checkpoint import write_checkpoint
 from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation, Transition
 from safemarl_bench.errors import ContractError
 from safemarl_bench.learning.advantages import gae, mean_over
-from safemarl_bench.learning.agent_checkpoint import CHECKPOINT_NAME, copy_into, read_agent
+from safemarl_bench.learning.agent_checkpoint import copy_into, read_agent, write_agent
 from safemarl_bench.learning.encoding import Encoding, check_octaves
 from safemarl_bench.learning.ensemble import Adam
 from safemarl_bench.learning.layer_norm import LayerNormEnsemble, clip_norm
@@ -353,13 +352,7 @@ class OnPolicyAgent(Agent):
             ContractError: a parameter is NaN or infinite.
         """
         self.check_finite({})
-        arrays = {name: tensor.numpy() for name, tensor in self.tensors(training=training).items()}
-        counters: dict[str, int] = {}
-        if training:
-            collected, counters = self.memory.state()
-            arrays, counters = arrays | collected, counters | self.counters()
-        meta = {"agent": type(self).__name__, "training": training, "counters": counters}
-        write_checkpoint(path, CHECKPOINT_NAME, arrays, meta)
+        write_agent(path, self, self.memory, self.counters() if training else {}, training=training)
 
     def load(self, path: Path) -> None:
         """Read a checkpoint; see `Agent.load`.
