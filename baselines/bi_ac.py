@@ -14,14 +14,17 @@ Acting: that pair, or with chance epsilon a uniform joint action. Learning, on a
 
     (a1', a2') = the pair at s'
     y_i = r_i + gamma (1 - done_i) Q_i_targ(s', a1', a2')     loss (Q_i(s, a1, a2) - y_i)^2
-    pi2 ascends the mean over s and all a1 of sum_a pi2(a | o2, a1) Q2(s, a1, a)
+    pi2 ascends the mean over s and all a1 of sum_a pi2(a | o2, a1) Q2(s, a1, a) + tau H(pi2(. | o2, a1))
     targ <- rho targ + (1 - rho) online, every few updates
 
 Deviations from the authors' code: the follower answers by the mode of its actor, and explores with
 the same epsilon as the constrained agents, so that comparisons are of objectives and not of
 exploration; the actor is trained at all leader actions, since the leader's argmax asks about them
-all; maxima run over all actions (an accumulator that starts at 0 never sees negative values). Done
-agents play their neutral action, have no value left, and are left out of the losses.
+all; the entropy H keeps the actor from saturating, where its gradient vanishes and it cannot change
+its mind (without it one seed of five never left a collision on merge), and does not bias its mode:
+the maximum is softmax(Q2 / tau); maxima run over all actions (an accumulator that starts at 0 never
+sees negative values). Done agents play their neutral action, have no value left, and are left out
+of the losses.
 """
 
 from __future__ import annotations
@@ -55,6 +58,7 @@ class BiACConfig(OffPolicyConfig):
     """What Bi-AC can set beside `OffPolicyConfig` where actions are discrete."""
 
     actor_rate: float = 1e-3  # of Adam, for the follower's actor
+    entropy_bonus: float = 0.02  # tau, worth of a nat of the follower's entropy, in units of scaled rewards
 
 
 def with_leader_actions(observations: torch.Tensor, num_actions: int) -> torch.Tensor:
@@ -76,13 +80,15 @@ def bilevel_pairs(q_leader: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     return (rows * logits.shape[2] + answers.squeeze(2).gather(1, rows)).squeeze(1)
 
 
-def actor_gradient(logits: torch.Tensor, q_follower: torch.Tensor) -> torch.Tensor:
-    """Return the derivative by the logits of ``-mean over s, a1 of sum_a pi2(a) Q2(a)``.
+def actor_gradient(logits: torch.Tensor, q_follower: torch.Tensor, tau: float) -> torch.Tensor:
+    """Return the derivative by the logits of ``-mean over s, a1 of sum_a pi2(a) (Q2(a) - tau log pi2(a))``.
 
-    ``-pi2(a) (Q2(a) - sum_b pi2(b) Q2(b)) / (B m1)``; all (B, m1, m2).
+    With the soft values ``V(a) = Q2(a) - tau log pi2(a)`` it is ``-pi2(a) (V(a) - sum_b pi2(b) V(b)) / (B m1)``;
+    all (B, m1, m2).
     """
-    policy = logits.softmax(dim=2)
-    advantage = q_follower - (policy * q_follower).sum(dim=2, keepdim=True)
+    logs = logits.log_softmax(dim=2)
+    policy, values = logs.exp(), q_follower - tau * logs
+    advantage = values - (policy * values).sum(dim=2, keepdim=True)
     return policy * advantage / -(logits.shape[0] * logits.shape[1])
 
 
@@ -101,6 +107,7 @@ class ContinuousBiAC(CSMADDPG):
 class BiAC(JointQAgent):
     """Bi-level actor-critic without constraints, discrete actions; `ContinuousBiAC` plays continuous ones."""
 
+    version: ClassVar[str] = "2"
     Config: ClassVar[type] = BiACConfig
     action_kinds: ClassVar[tuple[str, ...]] = ("discrete", "continuous")
     constrained: ClassVar[bool] = False
@@ -150,7 +157,8 @@ class BiAC(JointQAgent):
         tables = outputs.view(*outputs.shape[:2], *self.joint.shape)
         q_follower = respect_done(tables, batch.alive, self.owner, self.joint.neutral)[1]
         activations = self.actor_activations(batch.features)
-        gradient = actor_gradient(activations[-1].view_as(q_follower), q_follower)
+        logits = activations[-1].view_as(q_follower)
+        gradient = actor_gradient(logits, q_follower, self.config.entropy_bonus)
         self.actor_optimiser.step(self.actor.backward(activations, gradient.view_as(activations[-1])))
 
     def metrics(self, update: Update) -> dict[str, float]:

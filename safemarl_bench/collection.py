@@ -248,13 +248,13 @@ class BatchedGames(Games):
 def make_games(
     spec: SuiteSpec, game: Game, make: Callable[[], Game], num_envs: int, seed: int, *, stream: str = "train"
 ) -> Games:
-    """Return E games: batched where the suite's backend is, separate ones otherwise and for E = 1.
+    """Return E games: side by side in one simulator where the suite's backend is batched, separate ones otherwise.
 
     Args:
         game: one game, to use. make: builds another one.
         num_envs: E >= 1. stream, seed: of the spawns.
     """
-    if num_envs > 1 and hasattr(game, "core"):
+    if hasattr(game, "core"):
         return BatchedGames(spec, game, num_envs, seed, stream)
     return SeparateGames(spec, [game, *(make() for _ in range(num_envs - 1))], seed, stream)
 

@@ -288,8 +288,18 @@ def test_the_actors_gradient_equals_autograd():
     rng = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 2, 4, generator=rng, requires_grad=True)
     q_follower = torch.randn(3, 2, 4, generator=rng)
-    (-(logits.softmax(2) * q_follower).sum(2).mean()).backward()
-    torch.testing.assert_close(actor_gradient(logits.detach(), q_follower), logits.grad)
+    policy = torch.distributions.Categorical(logits=logits)
+    (-((policy.probs * q_follower).sum(2) + 0.3 * policy.entropy()).mean()).backward()
+    torch.testing.assert_close(actor_gradient(logits.detach(), q_follower, 0.3), logits.grad)
+
+
+def test_the_actor_comes_to_rest_at_the_softmax_of_values_over_tau_from_wherever_it_starts():
+    q_follower = torch.tensor([[[1.0, 0.6, 0.9]]])
+    for start in ([0.0, 0.0, 0.0], [0.0, 5.0, 0.0]):
+        logits = torch.tensor([[start]])
+        for _ in range(4000):
+            logits -= 5.0 * actor_gradient(logits, q_follower, 0.1)
+        torch.testing.assert_close(logits.softmax(2), (q_follower / 0.1).softmax(2), rtol=1e-3, atol=1e-3)
 
 
 def bi_ac_with_answers(rows):
