@@ -252,7 +252,7 @@ class CSMADDPG(OffPolicyAgent):
         noise = self.sigma * rng.standard_normal(shape, np.float32) if explore else np.zeros(shape, np.float32)
         alive = self._alive(observation)
         points = self.joint_action(
-            torch.from_numpy(self.features(observation)),
+            torch.from_numpy(self.features_of(observation)),
             torch.from_numpy(alive),
             (self.leader.online, self.follower.online),
             torch.from_numpy(noise),

@@ -155,6 +155,7 @@ class OffPolicyAgent(Agent):
         self.decisions = 0
         self.replay = self.make_replay(max(1, min(config.buffer_size, context.training_steps * context.num_envs)))
         self._last: Update | None = None
+        self._seen: tuple[Observation | None, np.ndarray] = (None, np.empty(0))
 
     @abstractmethod
     def critic_widths(self) -> tuple[int, ...]:
@@ -179,6 +180,12 @@ class OffPolicyAgent(Agent):
     def features(self, observation: Observation) -> np.ndarray:
         """Return what is remembered of an observation, (E, n) float32: the encoded state, more in subclasses."""
         return self.state_encoding.encode(observation.state)
+
+    def features_of(self, observation: Observation) -> np.ndarray:
+        """Return `features`, those of the last observation remembered: acting, then learning ask about the same one."""
+        if observation is not self._seen[0]:
+            self._seen = (observation, self.features(observation))
+        return self._seen[1]
 
     @property
     def num_features(self) -> int:
@@ -289,8 +296,8 @@ class OffPolicyAgent(Agent):
         )
         continues = alive & ~ended & (self._alive(transition.next_observation) | cut)
         return {
-            "features": self.features(transition.observation),
-            "next_features": self.features(transition.next_observation),
+            "features": self.features_of(transition.observation),
+            "next_features": self.features_of(transition.next_observation),
             "actions": self.encode(transition.actions),
             "payoffs": np.concatenate([*rewards, *costs], axis=1),
             "alive": alive.T,

@@ -73,7 +73,7 @@ class JointQAgent(OffPolicyAgent):
     @torch.inference_mode()
     def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
         """Play `greedy`, or with chance `epsilon` per game `explore`; see `Agent.act`."""
-        features = torch.from_numpy(self.features(observation))
+        features = torch.from_numpy(self.features_of(observation))
         alive = self._alive(observation)
         outputs = self.critics.online.outputs(features[:, : self.num_states])
         decision = self._decision(outputs, features, torch.from_numpy(alive))
