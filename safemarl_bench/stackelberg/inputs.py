@@ -17,12 +17,8 @@ SEMANTICS = ("mip13", "csq10")
 TIES = ("optimistic", "pessimistic")
 FALLBACKS = ("least_violation", "none", "raise", "max_q1")
 
-_FLOATS: dict[str, Any] = {
-    "float32": np.float32,
-    "float64": np.float64,
-    "torch.float32": np.float32,
-    "torch.float64": np.float64,
-}
+_FLOATS: dict[Any, Any] = {np.dtype(kind): kind for kind in (np.float32, np.float64)}
+"""Legal dtypes of tables -> NumPy's scalar type; torch's dtypes join when they are first seen."""
 
 
 def check_option(what: str, value: Any, known: Iterable[str]) -> None:
@@ -46,9 +42,8 @@ def read_problem(
     shape = q_leader.shape
     if q_follower.shape != shape:
         raise SolveError(f"Q1 and Q2 must have one shape (..., m1, m2), got {tuple(shape)} and {_shape(q_follower)}")
-    # The sum of finite numbers may overflow; only then (or when something is wrong) each table is looked at.
-    if not math.isfinite(_sum(q_leader, q_follower)):
-        for name, table in (("Q1", q_leader), ("Q2", q_follower)):
+    for name, table in (("Q1", q_leader), ("Q2", q_follower)):
+        if not math.isfinite(_sum_of_squares(table)):  # that of finite numbers may overflow
             _reject(name, "NaN or infinite", _where(table, np.isfinite, negate=True))
     return Problem(
         q_leader,
@@ -84,7 +79,7 @@ def check_tables(names: tuple[str, ...], tables: tuple[Any, ...]) -> tuple[Any, 
     first = tables[0]
     tensors = is_tensor(first)
     dtype = first.dtype if tensors or isinstance(first, np.ndarray) else None
-    if dtype is not None and str(dtype) not in _FLOATS:
+    if dtype is not None and _scalar_type(dtype) is None:
         raise SolveError(f"tables must be float32 or float64, got {names[0]} of dtype {dtype}")
     library = sys.modules["torch"].Tensor if tensors else np.ndarray
     for name, table in zip(names, tables, strict=True):
@@ -148,6 +143,8 @@ def _read_threshold_array(agent: str, d: Any, table: Any, shapes: tuple[Any, ...
         if not is_tensor(table) or d.device != table.device:
             raise SolveError(f"d{agent} must be a number or of the library and device of the tables, got {d!r}")
         limits = d.detach().to(table.dtype)
+    elif isinstance(d, np.ndarray) and d.dtype == table.dtype:
+        limits = d
     else:
         try:
             numbers_given = np.array(d)
@@ -156,7 +153,7 @@ def _read_threshold_array(agent: str, d: Any, table: Any, shapes: tuple[Any, ...
         if numbers_given.dtype.kind not in "iuf":
             raise SolveError(f"d{agent} must be a number or an array of numbers, got {d!r}")
         with np.errstate(over="ignore"):
-            limits = numbers_given.astype(_FLOATS[str(table.dtype)])
+            limits = numbers_given.astype(_scalar_type(table.dtype))
         if is_tensor(table):
             limits = sys.modules["torch"].from_numpy(limits).to(table.device)
     if limits.shape not in shapes:
@@ -174,19 +171,26 @@ def _spread(limits: Any) -> Any:
 def _round(number: float, like: Any) -> float:
     """Round a Python number to the table's dtype, so that every library compares with the same threshold."""
     with np.errstate(over="ignore"):
-        return float(_FLOATS[str(like.dtype)](number))
+        return float(_scalar_type(like.dtype)(number))
 
 
-def _sum(first: Any, second: Any) -> float:
-    """Return the sum of all entries of two tables: NaN or infinite if any of them is (and sometimes when none is)."""
-    if is_tensor(first):
-        return float((first + second).sum())
-    with np.errstate(all="ignore"):
-        return float((first + second).sum())
+def _scalar_type(dtype: Any) -> Any:
+    """Return NumPy's scalar type of a legal dtype of either library, else None."""
+    if dtype not in _FLOATS and str(dtype) in ("torch.float32", "torch.float64"):
+        _FLOATS[dtype] = getattr(np, str(dtype).removeprefix("torch."))
+    return _FLOATS.get(dtype)
+
+
+def _sum_of_squares(table: Any) -> float:
+    """Return a number that is NaN if an entry is, and infinite if an entry is; one pass, no temporary table."""
+    if is_tensor(table):
+        flat = table.reshape(-1)
+        return float(flat.dot(flat))
+    return float(np.vdot(table, table))
 
 
 def _has_nan(table: Any) -> bool:
-    return bool((table != table).any())
+    return math.isnan(_sum_of_squares(table))
 
 
 def _where(table: Any, test: Any, *, negate: bool = False) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from safemarl_bench.stackelberg.mip import import_extra
-from safemarl_bench.stackelberg.numpy_backend import fall_back
+from safemarl_bench.stackelberg.numpy_backend import excess, fall_back
 from safemarl_bench.stackelberg.selection import Constraint, Problem, Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,17 +31,25 @@ def inlined(function: F) -> F:
 
 def solve_states(problem: Problem) -> Selection:
     """Solve every state of the batch; see `safemarl_bench.stackelberg.solve`."""
-    q_leader, q_follower = _flat(problem.q_leader), _flat(problem.q_follower)
-    over_leader = _violation(problem.leader_constraints, problem.scale[0])
-    over_follower = _violation(problem.follower_constraints, problem.scale[1])
-    shape, dtype, count = problem.q_leader.shape, q_leader.dtype, len(q_leader)
-    pairs, n_safe = np.empty((2, count), np.int64), np.empty((count, shape[-2]), np.int64)
-    numbers = np.empty((5, count), dtype)
-    favour = dtype.type(1.0 if problem.tie == "optimistic" else -1.0)
-    joint = problem.semantics == "mip13"
-    choose(q_leader, q_follower, over_leader, over_follower, joint, favour, pairs, n_safe, numbers)
-    leader, follower = pairs.reshape(2, *shape[:-2])
-    value_leader, value_follower, violation, br_gap, runner_up = numbers.reshape(5, *shape[:-2])
+    shape, dtype = problem.q_leader.shape, problem.q_leader.dtype
+    leaders = _one_constraint(problem.leader_constraints, problem.scale[0])
+    followers = _one_constraint(problem.follower_constraints, problem.scale[1])
+    states = shape[:-2]
+    pairs, n_safe = np.empty((2, *states), np.int64), np.empty(shape[:-1], np.int64)
+    numbers = np.empty((5, *states), dtype)
+    choose(
+        _flat(problem.q_leader),
+        _flat(problem.q_follower),
+        *leaders,
+        *followers,
+        problem.semantics == "mip13",
+        dtype.type(1.0 if problem.tie == "optimistic" else -1.0),
+        pairs.reshape(2, -1),
+        n_safe.reshape(-1, shape[-2]),
+        numbers.reshape(5, -1),
+    )
+    leader, follower = pairs
+    value_leader, value_follower, violation, br_gap, runner_up = numbers
     selection = Selection(
         leader=leader,
         follower=follower,
@@ -49,7 +57,7 @@ def solve_states(problem: Problem) -> Selection:
         value_leader=value_leader,
         value_follower=value_follower,
         violation=violation,
-        n_safe=n_safe.reshape(shape[:-1]),
+        n_safe=n_safe,
         br_gap=br_gap,
         runner_up=runner_up,
         backend="numba",
@@ -57,8 +65,10 @@ def solve_states(problem: Problem) -> Selection:
     )
     if problem.fallback in ("least_violation", "raise"):
         return selection
+    over_leader = excess(problem.leader_constraints, problem.scale[0])[1]
+    over_follower = excess(problem.follower_constraints, problem.scale[1])[1]
     with np.errstate(over="ignore"):
-        return fall_back(problem, selection, (over_leader + over_follower).reshape(shape))
+        return fall_back(problem, selection, over_leader + over_follower)
 
 
 def _flat(table: np.ndarray) -> np.ndarray:
@@ -67,44 +77,38 @@ def _flat(table: np.ndarray) -> np.ndarray:
     return flat if flat.flags.writeable else flat.copy()
 
 
-def _violation(constraints: tuple[Constraint, ...], weight: float) -> np.ndarray:
-    """Return one agent's weighted violation, 0 exactly where its constraints hold; (S, m1, m2)."""
-    first = constraints[0][0]
-    over = np.zeros((first.size // (first.shape[-2] * first.shape[-1]), *first.shape[-2:]), first.dtype)
-    for table, limit in constraints:
-        add_excess(_flat(table), np.array(limit, first.dtype).reshape(-1), over)
-    if weight != 1.0:  # a product may underflow: a violation stays positive
-        with np.errstate(over="ignore", under="ignore"):
-            weighted = np.maximum(over * weight, np.finfo(over.dtype).tiny)
-        over = np.where(over == 0, 0, weighted).astype(over.dtype, copy=False)
-    return over
+def _one_constraint(constraints: tuple[Constraint, ...], weight: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return (S, m1, m2) costs and (S,) or (1,) limits whose excess is an agent's weighted violation.
 
-
-@njit
-def add_excess(table: Any, limits: Any, over: Any) -> None:
-    """Add ``max(0, table - limit)`` to `over`; both (S, m1, m2), limits (S,), or (1,) for all states."""
-    for state in range(len(table)):
-        limit = limits[state if len(limits) > 1 else 0]
-        for i in range(table.shape[1]):
-            for j in range(table.shape[2]):
-                if not table[state, i, j] <= limit:
-                    over[state, i, j] += table[state, i, j] - limit
+    Several constraints, or a weight, become their violation itself and the limit 0.
+    """
+    table, limit = constraints[0]
+    if len(constraints) > 1 or weight != 1.0:
+        table, limit = excess(constraints, weight)[1], 0.0
+    return _flat(table), np.array(limit, table.dtype).reshape(-1)
 
 
 @inlined
-def reply_to(row: Any, q1: Any, q2: Any, over1: Any, over2: Any, joint: Any, favour: Any) -> Any:
-    """Return the follower's reply to a row and what it leads to.
+def excess_of(cost: Any, limit: Any, zero: Any) -> Any:
+    """Return ``max(0, cost - limit)``, 0 also where both are infinite; `zero` is 0 in the tables' dtype."""
+    return zero if cost <= limit else cost - limit
+
+
+@inlined
+def reply_to(q1: Any, q2: Any, g1: Any, d1: Any, g2: Any, d2: Any, joint: Any, favour: Any) -> Any:
+    """Return the follower's reply to a row, all (m2,), and what it leads to.
 
     Returns:
         column, violation, values of leader and follower, the next best value of the follower at equal violation
         (-inf: none), and how many pairs of the row are safe.
     """
-    column, safe = -1, 0
+    column, safe, zero = -1, 0, favour * 0
     least = violation = value1 = value2 = third = others = -np.inf
-    for j in range(q1.shape[1]):
-        total = over1[row, j] + over2[row, j]
-        over, last = (total, favour * 0) if joint else (over2[row, j], favour * over1[row, j])
-        y1, y2 = q1[row, j], q2[row, j]
+    for j in range(len(q1)):
+        over1, over2 = excess_of(g1[j], d1, zero), excess_of(g2[j], d2, zero)
+        total = over1 + over2
+        over, last = (total, zero) if joint else (over2, favour * over1)
+        y1, y2 = q1[j], q2[j]
         safe += total == 0
         if column >= 0 and over > least:
             continue
@@ -123,23 +127,35 @@ def reply_to(row: Any, q1: Any, q2: Any, over1: Any, over2: Any, joint: Any, fav
 
 @njit
 def choose(
-    q1: Any, q2: Any, over1: Any, over2: Any, joint: Any, favour: Any, pairs: Any, n_safe: Any, numbers: Any
+    q1: Any,
+    q2: Any,
+    g1: Any,
+    d1: Any,
+    g2: Any,
+    d2: Any,
+    joint: Any,
+    favour: Any,
+    pairs: Any,
+    n_safe: Any,
+    numbers: Any,
 ) -> None:
     """Choose a pair in every state.
 
     Args:
-        q1, q2: (S, m1, m2) values of leader and follower. over1, over2: (S, m1, m2) violations.
+        q1, q2: (S, m1, m2) values of leader and follower. g1, g2: (S, m1, m2) costs.
+        d1, d2: (S,) limits, or (1,) for all states.
         joint: whether the follower heeds the leader's violation first, as its own (mip13), or last (csq10).
         favour: 1 where an indifferent follower helps the leader, -1 where it harms it.
         pairs: (2, S), n_safe: (S, m1) and numbers: (5, S), value of leader and follower, violation, br_gap and
             runner_up, are written.
     """
     for s in range(len(q1)):
+        limit1, limit2 = d1[s if len(d1) > 1 else 0], d2[s if len(d2) > 1 else 0]
         row = column = -1
         least = value1 = value2 = br_others = others = -np.inf
         for i in range(q1.shape[1]):
             reply, violation, y1, y2, second, n_safe[s, i] = reply_to(
-                i, q1[s], q2[s], over1[s], over2[s], joint, favour
+                q1[s, i], q2[s, i], g1[s, i], limit1, g2[s, i], limit2, joint, favour
             )
             if row >= 0 and violation > least:
                 continue
