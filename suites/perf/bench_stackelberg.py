@@ -1,19 +1,23 @@
-"""Time per state of every backend of the equilibrium core, one thread, float32.
+"""Time per state of the equilibrium core, one thread, float32, and what reading the tables alone costs.
 
     pytest suites/perf/bench_stackelberg.py -n0 --benchmark-json=stackelberg.json
     python -m safemarl_bench.suites.perf.report stackelberg.json results/perf
 
-The file is collected only when it is named. Cases go size by size and cvxpy, the control, goes first at each size, so
-that every ratio compares neighbours of one process. Each round takes another of 16 data sets: a loop over few tables
-trains the branch predictor. Every state is feasible, so that every MIP is solved; a MIP's time includes its
-certificate.
+The file is collected only when it is named. A cell is a table size and a batch. In every round of it each contender
+solves the same tables once, in turn, so that a busy machine slows them all; ratios are medians over the rounds' ratios.
+Each round takes another data set: a loop over few tables trains the branch predictor. Every state is feasible, so that
+every MIP is solved; a MIP's time includes its certificate. MIPs solve one state: in cells of one state all of them, in
+the others cvxpy and HiGHS, whose ratios are wanted there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -21,21 +25,35 @@ import torch
 
 from safemarl_bench import stackelberg
 from safemarl_bench.errors import MissingDependency
+from safemarl_bench.stackelberg.solver import MIPS
 
-SIZES = (2, 5, 9, 25)
-BATCHES = (1, 64, 256)
-ONE_STATE = ("cvxpy", "scipy", "highs", "python")
-BATCHED = ("numpy", "torch", "numba")
-CASES = [
-    (size, backend, batch)
-    for size in SIZES
-    for backend, batch in [*((name, 1) for name in ONE_STATE), *itertools.product(BATCHED, BATCHES)]
-]
-DATA_SETS = 16
+SIZES = (2, 5, 9, 25, 100, 300)
+BATCHES = (1, 64, 256, 4096)
+CELLS = list(itertools.product(SIZES, BATCHES))
+BATCHED = tuple(name for name in stackelberg.BACKENDS if name not in (*MIPS, "python"))
+LARGEST = dict.fromkeys((*MIPS, "python"), 100) | {"cvxpy_dpp": 25}
+"""Largest size of the backends that solve state by state; beyond it one state may take more than 30 s."""
+CONTROLS, CONTROL_SIZES = ("cvxpy", "highs"), (2, 5, 9, 25)
+"""MIPs that are also timed in cells of many states."""
+PAIRS = (("cvxpy", "torch"), ("highs", "torch"), ("numba", "floor"), ("torch", "numba"))
+"""Whose times are divided, slow one first."""
+DATA_SETS, MAX_BYTES = 16, 2**30
+"""Data sets of a cell: fewer where they would take more memory than this, and no cell where one alone would."""
+SECONDS, MIN_ROUNDS, MAX_ROUNDS = 5.0, 5, 400
 LIMIT = 0.25
 """Of standard normal costs-to-go: 36 % of the pairs are safe, and pair (0, 0) is made so."""
 
-_cvxpy_us: dict[int, float] = {}
+
+class Contender(NamedTuple):
+    """A backend, or the floor.
+
+    Attributes:
+        name: of the backend. states: that one call solves. call: solves the data set of that number.
+    """
+
+    name: str
+    states: int
+    call: Callable[[int], Any]
 
 
 @pytest.fixture(autouse=True)
@@ -46,33 +64,93 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def data_sets(size: int, backend: str, batch: int) -> Iterator[tuple[Any, ...]]:
-    """Cycle through the argument tuples of `solve`; every backend gets the same tables."""
+def data_sets(size: int, batch: int) -> list[np.ndarray]:
+    """Return tables (4, batch, size, size): Q1, Q2, G1, G2."""
+    count = min(DATA_SETS, MAX_BYTES // (16 * batch * size**2))
+    if not count:
+        pytest.skip(f"{batch} tables of {size}x{size} take more than {MAX_BYTES / 2**30:g} GiB")
     rng = np.random.default_rng([size, batch])
-    sets = [rng.normal(size=(4, batch, size, size)).astype(np.float32) for _ in range(DATA_SETS)]
+    sets = [rng.standard_normal((4, batch, size, size), np.float32) for _ in range(count)]
     for tables in sets:
         tables[2:, :, 0, 0] = 0
-    convert = torch.from_numpy if backend == "torch" else np.asarray
-    return itertools.cycle([(*(convert(table) for table in tables), LIMIT, LIMIT) for tables in sets])
+    return sets
 
 
-@pytest.mark.parametrize(("size", "backend", "batch"), CASES, ids=[f"{n}x{n}-{name}-{b}" for n, name, b in CASES])
-def test_time_per_state(benchmark: Any, size: int, backend: str, batch: int) -> None:
-    sets = data_sets(size, backend, batch)
-    options: dict[str, Any] = {"backend": backend}
-    try:
-        stackelberg.solve(*next(sets), **options)
-    except MissingDependency as error:
-        pytest.skip(str(error))
-    rounds, warmup = (2 * DATA_SETS, 2) if backend in ONE_STATE else (50 * DATA_SETS, DATA_SETS)
-    benchmark.pedantic(
-        stackelberg.solve, setup=lambda: (next(sets), options), rounds=rounds, warmup_rounds=warmup, iterations=1
-    )
+def solving(name: str, sets: list[np.ndarray], states: int) -> Contender:
+    """Return a backend that solves the first states of each data set."""
+    convert: Callable[[np.ndarray], Any] = torch.from_numpy if name == "torch" else np.asarray
+    arguments = [[convert(table[:states]) for table in tables] for tables in sets]
+
+    def call(number: int) -> Any:
+        q1, q2, g1, g2 = arguments[number]
+        return stackelberg.solve(q1, q2, g1, g2, LIMIT, LIMIT, backend=name)
+
+    return Contender(name, states, call)
+
+
+def reading(sets: list[np.ndarray], states: int) -> Contender:
+    """Return the floor: one vectorised pass that adds up all entries of the four tables."""
+    from numba import njit
+
+    @njit(fastmath=True)
+    def read(q1: Any, q2: Any, g1: Any, g2: Any) -> Any:
+        total = np.float32(0)
+        for k in range(len(q1)):
+            total += q1[k] + q2[k] + g1[k] + g2[k]
+        return total
+
+    arguments = [tuple(table.reshape(-1) for table in tables) for tables in sets]
+    return Contender("floor", states, lambda number: read(*arguments[number]))
+
+
+def contenders(sets: list[np.ndarray], size: int, batch: int) -> list[Contender]:
+    """Return who is timed in a cell, compiled and warm; what is not installed is left out."""
+    single: tuple[str, ...] = CONTROLS if size in CONTROL_SIZES else ()
+    if batch == 1:
+        single = tuple(name for name in LARGEST if size <= LARGEST[name])
+    makers = [functools.partial(solving, name, sets, 1) for name in single]
+    makers += [functools.partial(solving, name, sets, batch) for name in BATCHED]
+    found = []
+    for make in (*makers, functools.partial(reading, sets, batch)):
+        with contextlib.suppress(MissingDependency, ImportError):
+            contender = make()
+            contender.call(0)
+            found.append(contender)
+    return found
+
+
+@pytest.mark.benchmark(group="stackelberg")
+@pytest.mark.parametrize(("size", "batch"), CELLS, ids=[f"{size}x{size}-{batch}" for size, batch in CELLS])
+def test_time_per_state(benchmark: Any, size: int, batch: int) -> None:
+    sets = data_sets(size, batch)
+    timed, numbers = contenders(sets, size, batch), itertools.cycle(range(len(sets)))
+    seconds: list[list[float]] = []
+
+    def take_a_round() -> None:
+        number, row = next(numbers), []
+        for contender in timed:
+            begin = time.perf_counter()
+            contender.call(number)
+            row.append(time.perf_counter() - begin)
+        seconds.append(row)
+
+    take_a_round()
+    rounds = int(np.clip(SECONDS / sum(seconds.pop()), MIN_ROUNDS, MAX_ROUNDS))
+    benchmark.pedantic(take_a_round, rounds=rounds, warmup_rounds=1)
     if benchmark.stats is None:  # --benchmark-disable
         return
-    us_per_state = 1e6 * benchmark.stats.stats.median / batch
-    if backend == "cvxpy":
-        _cvxpy_us[size] = us_per_state
-    benchmark.extra_info.update(size=size, backend=backend, batch=batch, us_per_state=us_per_state)
-    if size in _cvxpy_us:
-        benchmark.extra_info["cvxpy_ratio"] = _cvxpy_us[size] / us_per_state
+    per_state = 1e6 * np.array(seconds[1:]) / [contender.states for contender in timed]
+    column = {contender.name: per_state[:, k] for k, contender in enumerate(timed)}
+    benchmark.extra_info.update(
+        size=size,
+        batch=batch,
+        rounds=rounds,
+        data_sets=len(sets),
+        states={contender.name: contender.states for contender in timed},
+        us_per_state={name: float(np.median(times)) for name, times in column.items()},
+        ratios={
+            f"{slow}/{fast}": float(np.median(column[slow] / column[fast]))
+            for slow, fast in PAIRS
+            if slow in column and fast in column
+        },
+    )

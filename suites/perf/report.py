@@ -1,18 +1,18 @@
-"""Pages from the JSON of the benchmarks: ``python -m safemarl_bench.suites.perf.report JSON FOLDER``."""
+"""Pages and figures from the JSON of the benchmarks: ``python -m safemarl_bench.suites.perf.report JSON FOLDER``."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+
+from safemarl_bench.suites.perf.core_page import checked_gates, draw_stackelberg, stackelberg_page
+from safemarl_bench.suites.perf.markdown import Benchmarks, infos, table
 
 from safemarl_bench.errors import RecordError
-
-Benchmarks = list[dict[str, Any]]
-"""Entries of pytest-benchmark's JSON."""
 
 
 def read_benchmarks(path: Path) -> tuple[Benchmarks, str]:
@@ -29,52 +29,6 @@ def read_benchmarks(path: Path) -> tuple[Benchmarks, str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path} is not a JSON file of pytest-benchmark: {error!r}") from error
     return benchmarks, machine
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[str]], *, left: int = 1) -> list[str]:
-    """Return the lines of a Markdown table; the first `left` columns are text, the others numbers."""
-    names = list(header)
-    rule = "".join("---|" if column < left else "---:|" for column in range(len(names)))
-    lines = [f"| {' | '.join(line)} |" for line in (names, *rows)]
-    return [lines[0], f"|{rule}", *lines[1:], ""]
-
-
-def infos(benchmarks: Benchmarks, group: str) -> Benchmarks:
-    """Return what the benchmarks of a group recorded."""
-    return [bench["extra_info"] for bench in benchmarks if bench.get("group") == group and bench["extra_info"]]
-
-
-def stackelberg_page(benchmarks: Benchmarks, machine: str) -> list[str]:
-    """Return the page of `bench_stackelberg.py`, slowest backend first; nothing without its timings."""
-    cases: dict[tuple[str, int], dict[int, Mapping[str, float]]] = {}
-    for row in (bench["extra_info"] for bench in benchmarks if "us_per_state" in bench["extra_info"]):
-        cases.setdefault((row["backend"], row["batch"]), {})[row["size"]] = row
-    if not cases:
-        return []
-    sizes = sorted({size for times in cases.values() for size in times})
-    order = sorted(cases, key=lambda case: -cases[case].get(sizes[-1], {"us_per_state": 0.0})["us_per_state"])
-
-    def by_size(key: str, form: str) -> list[str]:
-        rows = []
-        for backend, batch in order:
-            times = cases[backend, batch]
-            cells = [format(times[size].get(key, float("nan")), form) if size in times else "" for size in sizes]
-            rows.append([backend, str(batch), *cells])
-        return table(["backend", "batch", *(f"{size}x{size}" for size in sizes)], rows)
-
-    return [
-        "# The equilibrium core: time per state",
-        "",
-        f"One thread, float32, standard normal tables with a safe pair, median over data sets; {machine}. "
-        "MIPs include their certificate. Made by `suites/perf/bench_stackelberg.py` and `suites/perf/report.py`.",
-        "",
-        "## Microseconds per state",
-        "",
-        *by_size("us_per_state", ",.2f"),
-        "## Time of cvxpy (rebuilt, HiGHS) over time of the backend, per state",
-        "",
-        *by_size("cvxpy_ratio", ",.1f"),
-    ]
 
 
 def kernel_page(benchmarks: Benchmarks, machine: str) -> list[str]:
@@ -219,17 +173,16 @@ PAGES: dict[str, Callable[[Benchmarks, str], list[str]]] = {
     "kernel.md": kernel_page,
     "learning.md": learning_page,
 }
+FIGURES: dict[str, Callable[[Benchmarks, Path], None]] = {"stackelberg.md": draw_stackelberg}
+"""Page -> what draws the figure of the same name beside it; needs matplotlib, the extra ``plots``."""
 
 
-def main(arguments: list[str]) -> None:
-    """Write the pages that the JSON file ``arguments[0]`` has timings for to the folder ``arguments[1]``.
+def write_pages(source: Path, folder: Path) -> Benchmarks:
+    """Write the pages that a JSON file of pytest-benchmark has timings for, and their figures; return its benchmarks.
 
     Raises:
-        RecordError: the file has timings for none of them.
+        RecordError: it cannot be read, or has timings for none of them.
     """
-    if len(arguments) != 2:
-        raise SystemExit(f"usage: python -m safemarl_bench.suites.perf.report JSON FOLDER, got {arguments}")
-    source, folder = map(Path, arguments)
     benchmarks, machine = read_benchmarks(source)
     pages = {name: lines for name, page in PAGES.items() if (lines := page(benchmarks, machine))}
     if not pages:
@@ -237,10 +190,27 @@ def main(arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in pages.items():
         (folder / name).write_text("\n".join(lines), encoding="utf-8")
+        if name in FIGURES:
+            FIGURES[name](benchmarks, (folder / name).with_suffix(".png"))
+    return benchmarks
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write pages and figures; return 1 if a ratio that was asked to hold does not."""
+    parser = argparse.ArgumentParser(prog="python -m safemarl_bench.suites.perf.report", description=__doc__)
+    parser.add_argument("json", type=Path, help="what pytest wrote with --benchmark-json")
+    parser.add_argument("folder", type=Path, help="where the pages go, e.g. results/perf")
+    parser.add_argument("--gates", action="store_true", help="fail unless every ratio of the equilibrium core holds")
+    given = parser.parse_args(arguments)
+    gates = checked_gates(write_pages(given.json, given.folder))
+    broken = [(gate, ratio) for gate, ratio in gates if not gate.holds(ratio)]
+    for gate, ratio in broken:
+        print(f"{gate.says()} at {gate.size}x{gate.size}, batch {gate.batch}: measured {ratio:,.1f}", file=sys.stderr)
+    return int(bool(broken) and given.gates)
 
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        sys.exit(main())
     except RecordError as error:
         raise SystemExit(str(error)) from error

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safemarl_bench.suites.perf import bench_envpool, driving, report
+from safemarl_bench.suites.perf import bench_envpool, bench_stackelberg, driving, report
 
+from safemarl_bench import stackelberg
 from safemarl_bench.driving import kernel
 from safemarl_bench.registry import get_suite
 
@@ -34,7 +35,11 @@ def run(file, chosen):
 
 @needs_compiler
 def test_every_backend_of_the_equilibrium_core_is_benchmarked():
-    assert "13 passed" in run("bench_stackelberg.py", "2x2")
+    assert "4 passed" in run("bench_stackelberg.py", "2x2")
+    sets = bench_stackelberg.data_sets(2, 1)
+    timed = [contender.name for contender in bench_stackelberg.contenders(sets, 2, 1)]
+    assert sorted(timed) == sorted([*stackelberg.BACKENDS, "floor"])
+    assert "1 skipped" in run("bench_stackelberg.py", "300x300-4096")
 
 
 @needs_compiler

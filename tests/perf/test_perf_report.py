@@ -10,9 +10,19 @@ from safemarl_bench.errors import RecordError
 MACHINE = {"cpu": {"brand_raw": "Some CPU"}, "python_version": "3.11.0"}
 
 
-def timing(backend, batch, size, us, ratio):
-    info = {"backend": backend, "batch": batch, "size": size, "us_per_state": us, "cvxpy_ratio": ratio}
-    return {"extra_info": info}
+def cell(size, batch, us, ratios):
+    """One cell of the core's benchmark; `us`: contender -> (states of a call, us per state)."""
+    info = {"size": size, "batch": batch, "rounds": 9, "data_sets": 16, "ratios": ratios}
+    info |= {"states": {name: states for name, (states, _) in us.items()}}
+    info |= {"us_per_state": {name: time for name, (_, time) in us.items()}}
+    return {"group": "stackelberg", "extra_info": info}
+
+
+CORE = [
+    cell(5, 1, {"cvxpy": (1, 5000.0), "torch": (1, 70.25)}, {"cvxpy/torch": 71.0}),
+    cell(9, 256, {"cvxpy": (1, 6000.0), "torch": (256, 2.0), "floor": (256, 0.01)}, {"cvxpy/torch": 2999.0}),
+    cell(100, 256, {"numba": (256, 40.0), "floor": (256, 10.0)}, {"numba/floor": 4.0}),
+]
 
 
 def kernel_rate(suite, num_envs, rate, upstream, ratio):
@@ -47,18 +57,30 @@ def pages(tmp_path, benchmarks):
     source, folder = tmp_path / "timings.json", tmp_path / "results" / "perf"
     source.write_text(json.dumps({"benchmarks": benchmarks, "machine_info": MACHINE}))
     report.main([str(source), str(folder)])
-    return {path.name: path.read_text().splitlines() for path in folder.iterdir()}
+    return {path.name: path.read_text().splitlines() if path.suffix == ".md" else [] for path in folder.iterdir()}
 
 
-def test_the_page_of_the_equilibrium_core_shows_time_and_ratio_of_every_case(tmp_path):
-    timings = [timing("torch", 64, 5, 2.0, 2500.0), timing("cvxpy", 1, 5, 5000.0, 1.0), timing("cvxpy", 1, 9, 6e3, 1.0)]
-    written = pages(tmp_path, timings)
-    assert set(written) == {"stackelberg.md"}
+def test_the_page_of_the_equilibrium_core_shows_goals_times_and_a_figure(tmp_path):
+    written = pages(tmp_path, CORE)
+    assert set(written) == {"stackelberg.md", "stackelberg.png"}
     lines = written["stackelberg.md"]
-    assert "| cvxpy | 1 | 5,000.00 | 6,000.00 |" in lines
-    assert "| torch | 64 | 2.00 |  |" in lines
-    assert "| torch | 64 | 2,500.0 |  |" in lines
+    assert "| cvxpy / torch >= 3,000 | 9x9 | 256 | 2,999.0 | **no** |" in lines
+    assert "| numba / floor <= 4 | 100x100 | 256 | 4.0 | yes |" in lines
+    assert "| backend | batch | 5x5 | 9x9 | 100x100 |" in lines
+    assert "| cvxpy | 1 | 5,000 |  |  |" in lines  # one state in the cell of 256 is for comparison, not a row
+    assert "| torch | 256 |  | 2 |  |" in lines
     assert any("Some CPU" in line for line in lines)
+
+
+def test_only_when_asked_does_a_broken_goal_fail_the_command(tmp_path, capsys):
+    source = tmp_path / "timings.json"
+    source.write_text(json.dumps({"benchmarks": CORE, "machine_info": MACHINE}))
+    arguments = [str(source), str(tmp_path / "out")]
+    assert report.main(arguments) == 0
+    assert report.main([*arguments, "--gates"]) == 1
+    assert capsys.readouterr().err.endswith("cvxpy / torch >= 3,000 at 9x9, batch 256: measured 2,999.0\n")
+    source.write_text(json.dumps({"benchmarks": CORE[:1], "machine_info": MACHINE}))
+    assert report.main([*arguments, "--gates"]) == 0
 
 
 def test_the_page_of_the_kernel_shows_rates_with_their_ratios_memory_and_start(tmp_path):
