@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from safemarl_bench.errors import SolveError
+from safemarl_bench.stackelberg.highs_backend import highs_threads
 from safemarl_bench.stackelberg.mip import TIME_LIMIT, Pair, State, chosen_cell, import_extra, solve_each
 from safemarl_bench.stackelberg.selection import Problem, Selection
 
@@ -38,13 +39,21 @@ def _solve_state(cvxpy: Any, state: State) -> Pair | None:
         y <= allowed.astype(float),  # (13g), (13h)
     ]
     problem = cvxpy.Problem(cvxpy.Maximize(cvxpy.sum(cvxpy.multiply(q_leader, y))), constraints)
-    options = {"threads": 1, "mip_rel_gap": 0.0, "mip_abs_gap": 0.0, "time_limit": TIME_LIMIT}
+    return chosen_cell(y.value, (m1, m2)) if run(problem) else None
+
+
+def run(problem: Any) -> bool:
+    """Solve a problem of cvxpy by HiGHS with gaps 0; return whether it has a solution.
+
+    Raises:
+        SolveError: the solver gave no answer.
+    """
+    cvxpy = import_extra("cvxpy", "cvxpy")
+    options = {"threads": highs_threads(), "mip_rel_gap": 0.0, "mip_abs_gap": 0.0, "time_limit": TIME_LIMIT}
     try:
-        problem.solve(solver=cvxpy.HIGHS, **options)
+        problem.solve(solver=cvxpy.HIGHS, warm_start=False, **options)  # no start from the state before
     except (cvxpy.error.SolverError, ValueError) as error:  # ValueError: a status that cvxpy has no name for
         raise SolveError(f"no answer: {error}") from error
-    if problem.status == cvxpy.INFEASIBLE:
-        return None
-    if problem.status != cvxpy.OPTIMAL:
+    if problem.status not in (cvxpy.OPTIMAL, cvxpy.INFEASIBLE):
         raise SolveError(f"no answer within {TIME_LIMIT:g} s: {problem.status}")
-    return chosen_cell(y.value, (m1, m2))
+    return bool(problem.status == cvxpy.OPTIMAL)

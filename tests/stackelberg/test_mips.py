@@ -9,9 +9,20 @@ import pytest
 
 from safemarl_bench import stackelberg
 from safemarl_bench.errors import InexactSolve, MissingDependency, SolveError
-from safemarl_bench.stackelberg import cvxpy_backend, highs_backend, mip, scipy_backend
+from safemarl_bench.stackelberg import cvxpy_backend, cvxpy_dpp_backend, highs_backend, mip, scipy_backend
+from safemarl_bench.stackelberg.solver import MIPS
 
-MIPS = ("cvxpy", "highs", "scipy")
+SCALED = ("highs", "scipy")
+"""The MIPs whose Q2 is scaled to [0, 1], as opposed to ranked or taken as it is."""
+
+MODULES = {
+    "cvxpy": cvxpy_backend,
+    "cvxpy_dpp": cvxpy_dpp_backend,
+    "highs": highs_backend,
+    "highs_ranked": highs_backend,
+    "scipy": scipy_backend,
+}
+"""Where a backend calls `solve_each`."""
 
 
 @pytest.fixture(params=MIPS)
@@ -90,8 +101,10 @@ def test_mips_never_return_a_wrong_pair_on_the_near_tie_ladder(backend):
             assert (found.leader, found.value_leader) == (1, 5.0)
     assert 1e-3 not in refused
     assert 1e-4 not in refused
+    assert backend != "highs_ranked" or not refused
 
 
+@pytest.mark.parametrize("backend", [name for name in MIPS if name != "highs_ranked"])
 def test_a_near_tie_below_the_tolerance_is_refused(backend):
     q1, g = np.array([[10.0, 0.0, 0.0], [5.0, 5.0, 5.0]]), np.zeros((2, 3))
     q2 = np.array([[1.0, 1.0 + 1e-8, 0.0], [0.0, -1.0, -1.0]])
@@ -101,7 +114,7 @@ def test_a_near_tie_below_the_tolerance_is_refused(backend):
 
 def test_the_two_column_near_tie_is_refused_by_the_unscaled_program_and_solved_by_the_scaled_one(backend):
     args = (np.array([[10.0, 0.0], [5.0, 5.0]]), np.array([[1.0, 1.0 + 1e-8], [0.0, -1.0]]), *np.zeros((2, 2, 2)), 0, 0)
-    if backend == "cvxpy":
+    if backend.startswith("cvxpy"):
         with pytest.raises(InexactSolve):
             stackelberg.solve(*args, backend=backend)
     else:
@@ -128,7 +141,7 @@ def test_extreme_costs_go_through_every_mip(backend, cost):
 @pytest.mark.parametrize("scale", [1e-300, 1e-12, 1e12, 1e150])
 def test_rewards_of_any_magnitude_are_solved_by_the_scaled_programs_and_never_wrong(backend, scale):
     rng = np.random.default_rng(23)
-    refusals = (InexactSolve, SolveError) if backend == "cvxpy" else ()
+    refusals = (InexactSolve, SolveError) if backend.startswith("cvxpy") else ()
     for _ in range(5):
         q1, q2 = scale * rng.normal(size=(2, 3, 3))
         g = np.zeros((3, 3))
@@ -143,9 +156,8 @@ def test_mips_refuse_pessimistic_ties_and_name_the_backends_that_know_them(backe
 
 
 def test_a_wrong_claim_of_infeasibility_is_caught(backend, monkeypatch):
-    module = {"cvxpy": cvxpy_backend, "highs": highs_backend, "scipy": scipy_backend}[backend]
     monkeypatch.setattr(
-        module, "solve_each", lambda problem, name, _: mip.solve_each(problem, name, lambda state: None)
+        MODULES[backend], "solve_each", lambda problem, name, _: mip.solve_each(problem, name, lambda state: None)
     )
     with pytest.raises(InexactSolve, match="not safe"):
         stackelberg.solve(*np.zeros((4, 2, 2)), 0, 0, backend=backend)
@@ -156,14 +168,15 @@ def test_a_time_limit_is_an_error_and_not_infeasibility(monkeypatch):
     rng = np.random.default_rng(24)
     q1, q2 = rng.normal(size=(2, 12, 12))
     g = rng.normal(size=(12, 12))
-    for module, name in ((highs_backend, "highs"), (scipy_backend, "scipy"), (cvxpy_backend, "cvxpy")):
+    for module in (cvxpy_backend, highs_backend, scipy_backend):
         monkeypatch.setattr(module, "TIME_LIMIT", 1e-9)
+    for name in MIPS:
         with pytest.raises(SolveError, match=rf"backend '{name}' at state \(\): no answer"):
             stackelberg.solve(q1, q2, g, g, 0, 0, semantics="csq10", backend=name)
 
 
 def test_a_missing_solver_names_the_extra(monkeypatch):
-    for name in ("cvxpy", "highs"):
+    for name in ("cvxpy", "cvxpy_dpp", "highs", "highs_ranked"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, "highspy", None)
             with pytest.raises(MissingDependency, match=r'highspy.*pip install "safemarl-bench\[mip\]"'):
