@@ -41,26 +41,6 @@ def assert_as_good_as_the_oracle(args, backend, **options):
         np.testing.assert_array_equal(getattr(found, name), getattr(oracle, name), err_msg=name)
 
 
-def check_instances(instances, kind, backend, count):
-    rng = np.random.default_rng(21)
-    for number in range(count):
-        shape = tuple(rng.integers(1, 6, 2))
-        semantics = ("mip13", "csq10")[number % 2]
-        dtype = (np.float64, np.float32)[number // 2 % 2]
-        case = instances(kind, rng, (), shape, dtype=dtype, constraints=(None, 2)[number // 4 % 2])
-        fallback = ("least_violation", "none", "max_q1")[number % 3]
-        assert_as_good_as_the_oracle(case.args, backend, semantics=semantics, fallback=fallback)
-
-
-def test_mips_are_as_good_as_the_oracle(instances, kind, backend):
-    check_instances(instances, kind, backend, 56)
-
-
-@pytest.mark.slow
-def test_mips_are_as_good_as_the_oracle_on_a_thousand_states_each(instances, kind, backend):
-    check_instances(instances, kind, backend, 170)
-
-
 def test_mips_solve_the_relaxed_program_where_enumeration_falls_back(instances, backend):
     rng = np.random.default_rng(22)
     for kind in ("normal", "tied integers"):
