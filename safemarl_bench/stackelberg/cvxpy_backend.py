@@ -19,10 +19,16 @@ def solve_states(problem: Problem) -> Selection:
     """Solve every state in turn; see `safemarl_bench.stackelberg.solve`."""
     cvxpy = import_extra("cvxpy", "cvxpy")
     import_extra("highspy", "cvxpy")
-    return solve_each(problem, "cvxpy", lambda state: _solve_state(cvxpy, state))
+
+    def solve_state(state: State) -> Pair | None:
+        program, y = write(cvxpy, state)
+        return chosen_cell(y.value, y.shape) if run(program) else None
+
+    return solve_each(problem, "cvxpy", solve_state)
 
 
-def _solve_state(cvxpy: Any, state: State) -> Pair | None:
+def write(cvxpy: Any, state: State) -> tuple[Any, Any]:
+    """Return the problem of one state and its variable y, (m1, m2)."""
     q_leader, q_follower, replies, allowed = state
     m1, m2 = q_leader.shape
     x, y, v = cvxpy.Variable(m1, boolean=True), cvxpy.Variable((m1, m2), boolean=True), cvxpy.Variable(m1)
@@ -38,8 +44,7 @@ def _solve_state(cvxpy: Any, state: State) -> Pair | None:
         v[row] + cvxpy.multiply(high[row] - q_follower[row, column], y[row, column]) <= high[row],  # (13f)
         y <= allowed.astype(float),  # (13g), (13h)
     ]
-    problem = cvxpy.Problem(cvxpy.Maximize(cvxpy.sum(cvxpy.multiply(q_leader, y))), constraints)
-    return chosen_cell(y.value, (m1, m2)) if run(problem) else None
+    return cvxpy.Problem(cvxpy.Maximize(cvxpy.sum(cvxpy.multiply(q_leader, y))), constraints), y
 
 
 def run(problem: Any) -> bool:

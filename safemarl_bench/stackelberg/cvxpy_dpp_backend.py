@@ -43,11 +43,17 @@ def solve_states(problem: Problem) -> Selection:
     """Solve every state in turn; see `safemarl_bench.stackelberg.solve`."""
     import_extra("cvxpy", "cvxpy_dpp")
     import_extra("highspy", "cvxpy_dpp")
-    program = _program(problem.q_leader.shape[-2:], threading.get_ident())
-    return solve_each(problem, "cvxpy_dpp", lambda state: _solve_state(program, state))
+    program = program_of(problem.q_leader.shape[-2:], threading.get_ident())
+
+    def solve_state(state: State) -> Pair | None:
+        fill(program, state)
+        return chosen_cell(program.y.value, program.y.shape) if run(program.problem) else None
+
+    return solve_each(problem, "cvxpy_dpp", solve_state)
 
 
-def _solve_state(program: Program, state: State) -> Pair | None:
+def fill(program: Program, state: State) -> None:
+    """Give all parameters the values of one state."""
     q_leader, q_follower, replies, allowed = state
     answered = replies.any(axis=1, keepdims=True)
     low = np.where(answered, np.where(replies, q_follower, np.inf).min(axis=1, keepdims=True), 0.0)
@@ -57,11 +63,10 @@ def _solve_state(program: Program, state: State) -> Pair | None:
     program.under_high.value = np.where(allowed, high - q_follower, 0.0)
     program.allowed.value = allowed.astype(float)
     program.low.value, program.high.value = low, high
-    return chosen_cell(program.y.value, allowed.shape) if run(program.problem) else None
 
 
 @functools.lru_cache(maxsize=16)
-def _program(shape: Pair, thread: int) -> Program:
+def program_of(shape: Pair, thread: int) -> Program:
     """Return the program of a shape; one for each thread, since solving it changes it."""
     cvxpy = import_extra("cvxpy", "cvxpy_dpp")
     m1, m2 = shape

@@ -12,6 +12,17 @@ tight form of the implications, (13d) to (13f), is::
     v[i] - (Q2[i, l] - L[i]) x[i] >= L[i],        v[i] + (U[i] - Q2[i, j]) y[i, j] <= U[i]
 
 Two builders write it down independently of each other: `matrix_model` and the text of the cvxpy backends.
+
+Solvers work within tolerances. The least difference of two rewards, in a row or table that spans about 1, that a
+backend tells apart on a ladder of powers of ten; below it `solve` raises `InexactSolve`:
+
+=========================  =============================  =============================
+backend                    replies of the follower, Q2    rows of the leader, Q1
+=========================  =============================  =============================
+highs, scipy               1e-5                           1e-6
+cvxpy, cvxpy_dpp           1e-5                           1e-7
+highs_ranked, enumeration  any                            any
+=========================  =============================  =============================
 """
 
 from __future__ import annotations
