@@ -58,7 +58,7 @@ def run(problem: Any) -> bool:
     try:
         problem.solve(solver=cvxpy.HIGHS, warm_start=False, **options)  # no start from the state before
     except (cvxpy.error.SolverError, ValueError) as error:  # ValueError: a status that cvxpy has no name for
-        raise SolveError(f"no answer: {error}") from error
+        raise SolveError(f"no answer: {str(error).split(': Solution(')[0]}") from error
     if problem.status not in (cvxpy.OPTIMAL, cvxpy.INFEASIBLE):
         raise SolveError(f"no answer within {TIME_LIMIT:g} s: {problem.status}")
     return bool(problem.status == cvxpy.OPTIMAL)
