@@ -1,8 +1,13 @@
-"""The certificate of a selection: plain code that shares nothing with the backends but the input checks."""
+"""The certificate of a selection: code that shares nothing with the backends but the input checks.
+
+The backends filter, reduce or loop. Here the cells of a row, and then the rows, are sorted by the keys of the
+definition, and what is claimed of the selected pair is compared with what comes first.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,68 +57,86 @@ def verify(tables: tuple[Any, Any, Any, Any], d: tuple[Any, Any], selection: Sel
     options = (selection.semantics, selection.tie, selection.fallback, selection.scale)
     problem = to_numpy(read_problem(tables, d, *options))
     states = problem.q_leader.shape[:-2]
-    if tuple(selection.leader.shape) != states or tuple(selection.follower.shape) != states:
-        shape = tuple(selection.leader.shape)
-        raise SolveError(f"the tables hold states of shape {states}, the selection is for {shape}")
-    arrays = {name: _numpy(getattr(selection, name)) for name in _CLAIMED}
-    claims = np.zeros((*states, len(Certificate._fields)), bool)
+    claimed = {name: _numpy(getattr(selection, name)) for name in _CLAIMED}
+    for array in claimed.values():
+        if array.shape != states:
+            raise SolveError(f"the tables hold states of shape {states}, the selection is for {array.shape}")
     with np.errstate(all="ignore"):
-        for state in np.ndindex(states):
-            claimed = {name: array[state] for name, array in arrays.items()}
-            claims[state] = _verify_state(problem, state, claimed)
-    columns = [claims[..., column] for column in range(len(Certificate._fields))]
+        claims = _verify_states(problem, {name: array.reshape(-1) for name, array in claimed.items()})
+    arrays: tuple[Any, ...] = tuple(claim.reshape(states) for claim in claims)
     if is_tensor(tables[0]):
-        columns = [sys.modules["torch"].as_tensor(column, device=tables[0].device) for column in columns]
-    return Certificate(*columns)
+        arrays = tuple(sys.modules["torch"].as_tensor(array, device=tables[0].device) for array in arrays)
+    return Certificate(*arrays)
 
 
-def _verify_state(problem: Problem, state: tuple[int, ...], claimed: dict[str, Any]) -> tuple[bool, ...]:
-    q1, q2 = problem.q_leader[state], problem.q_follower[state]
-    v1 = _violation(problem.leader_constraints, problem.scale[0], state)
-    v2 = _violation(problem.follower_constraints, problem.scale[1], state)
-    v = v1 + v2
-    sign = -1 if problem.tie == "optimistic" else 1  # lexsort puts the smallest first
-    wishes = (v, -q2) if problem.semantics == "mip13" else (v2, -q2)
-    ties = (sign * q1,) if problem.semantics == "mip13" else (-sign * v1, sign * q1)
+def _verify_states(problem: Problem, claimed: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Return the five claims of S states, (S) bool each, in the order of `Certificate`."""
+    m1, m2 = problem.q_leader.shape[-2:]
+    q1, q2 = problem.q_leader.reshape(-1, m1, m2), problem.q_follower.reshape(-1, m1, m2)
+    v, wishes, ties = _keys(problem, q1, q2)
+    state, row = np.arange(len(q1)), np.arange(m1)
+    reply = np.lexsort((wishes + ties)[::-1], axis=-1)[..., 0]  # the last key counts first
+    row_v, row_q1 = v[state[:, None], row, reply], q1[state[:, None], row, reply]
+    best = np.lexsort((-row_q1, row_v), axis=-1)[:, 0]
+    feasible = row_v[state, best] == 0
 
-    rows = np.arange(len(q1))
-    replies = np.lexsort((wishes + ties)[::-1], axis=-1)[:, 0]
-    best = np.lexsort((-q1[rows, replies], v[rows, replies]))[0]
-    best_pair = best, replies[best]
-    feasible = bool(v[best_pair] == 0)
-
-    pair = i, j = int(claimed["leader"]), int(claimed["follower"])
-    if not feasible and problem.fallback == "none":
-        told = not claimed["feasible"] and claimed["violation"] == v[best_pair]
-        return (
-            pair == (-1, -1),
-            bool(told),
-            *(bool(np.isnan(claimed[f"value_{role}"])) for role in ("follower", "leader")),
-            True,
-        )
-    if not (0 <= i < q1.shape[0] and 0 <= j < q1.shape[1]):
-        return False, False, False, False, False
-    safe = claimed["feasible"] == feasible and claimed["violation"] == v[pair] and (v[pair] == 0 or not feasible)
-    told_follower, told_leader = claimed["value_follower"] == q2[pair], claimed["value_leader"] == q1[pair]
-    if not feasible and problem.fallback == "max_q1":
-        return True, bool(safe), bool(told_follower), bool(told_leader and q1[pair] == q1.max()), True
-    reply = i, replies[i]
-    follower_best = told_follower and all(key[pair] == key[reply] for key in wishes)
-    leader_best = told_leader and v[pair] == v[best_pair] and q1[pair] == q1[best_pair]
-    return True, bool(safe), bool(follower_best), bool(leader_best), all(key[pair] == key[reply] for key in ties)
+    i, j = claimed["leader"], claimed["follower"]
+    in_range = (i >= 0) & (i < m1) & (j >= 0) & (j < m2)
+    pair = state, np.where(in_range, i, 0), np.where(in_range, j, 0)
+    its_reply = state, pair[1], reply[pair[:2]]
+    told_feasible, told_v = claimed["feasible"] == feasible, claimed["violation"] == v[pair]
+    told_q1, told_q2 = claimed["value_leader"] == q1[pair], claimed["value_follower"] == q2[pair]
+    safe = told_feasible & told_v & ((v[pair] == 0) | ~feasible)
+    wished, tie_rule = (_all([key[pair] == key[its_reply] for key in keys]) for keys in (wishes, ties))
+    as_good_a_row = (v[pair] == row_v[state, best]) & (q1[pair] == row_q1[state, best])
+    if problem.fallback == "max_q1":
+        wished, tie_rule = wished | ~feasible, tie_rule | ~feasible
+        as_good_a_row = np.where(feasible, as_good_a_row, q1[pair] == q1.max((1, 2)))
+    claims = in_range, safe, told_q2 & wished, told_q1 & as_good_a_row, tie_rule
+    claims = tuple(in_range & claim for claim in claims)
+    if problem.fallback != "none":
+        return claims
+    nothing = _verify_nothing(claimed, told_feasible & (claimed["violation"] == row_v[state, best]))
+    return tuple(np.where(feasible, *either) for either in zip(claims, nothing, strict=True))
 
 
-def _violation(constraints: tuple[Constraint, ...], weight: float, state: tuple[int, ...]) -> np.ndarray:
-    """Return the weighted violation of one agent at one state, (m1, m2): 0 exactly where all constraints hold."""
+def _verify_nothing(claimed: Mapping[str, np.ndarray], safe: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the five claims, (S) bool each, where nothing may be selected."""
+    in_range = (claimed["leader"] == -1) & (claimed["follower"] == -1)
+    told_q1, told_q2 = np.isnan(claimed["value_leader"]), np.isnan(claimed["value_follower"])
+    return in_range, safe, told_q2, told_q1, np.ones_like(in_range)
+
+
+def _keys(
+    problem: Problem, q1: np.ndarray, q2: np.ndarray
+) -> tuple[np.ndarray, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """Return the violation of both agents, (S, m1, m2), and what the follower minimises, key by key.
+
+    The keys are those that it cares for, and those that break its ties by the rule.
+    """
+    v1 = _violation(problem.leader_constraints, problem.scale[0]).reshape(q1.shape)
+    v2 = _violation(problem.follower_constraints, problem.scale[1]).reshape(q1.shape)
+    sign = 1 if problem.tie == "optimistic" else -1
+    if problem.semantics == "mip13":
+        return v1 + v2, (v1 + v2, -q2), (-sign * q1,)
+    return v1 + v2, (v2, -q2), (sign * v1, -sign * q1)
+
+
+def _violation(constraints: tuple[Constraint, ...], weight: float) -> np.ndarray:
+    """Return the weighted violation of one agent, (..., m1, m2): 0 exactly where all constraints hold."""
     dtype = constraints[0][0].dtype
-    total = np.zeros(constraints[0][0].shape[-2:], dtype)
+    total = np.zeros(constraints[0][0].shape, dtype)
     for table, limit in constraints:
-        limit = limit if np.ndim(limit) == 0 else limit[state]
-        over = table[state] > limit
-        total[over] += (table[state] - limit)[over]
-    broken = total > 0
-    total[broken] = np.maximum(total[broken] * dtype.type(weight), np.finfo(dtype).tiny if weight != 1 else 0)
+        np.add(total, table - limit, out=total, where=table > limit)
+    if weight != 1:
+        total = np.where(total > 0, np.maximum(total * dtype.type(weight), np.finfo(dtype).tiny), total)
     return total
+
+
+def _all(claims: list[np.ndarray]) -> np.ndarray:
+    """Return where all claims hold."""
+    holds: np.ndarray = np.logical_and.reduce(claims)
+    return holds
 
 
 def _numpy(array: Any) -> np.ndarray:

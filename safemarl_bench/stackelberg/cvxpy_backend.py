@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from safemarl_bench.errors import SolveError
+from safemarl_bench.stackelberg.highs_backend import highs_threads
 from safemarl_bench.stackelberg.mip import TIME_LIMIT, Pair, State, chosen_cell, import_extra, solve_each
 from safemarl_bench.stackelberg.selection import Problem, Selection
 
@@ -18,10 +19,16 @@ def solve_states(problem: Problem) -> Selection:
     """Solve every state in turn; see `safemarl_bench.stackelberg.solve`."""
     cvxpy = import_extra("cvxpy", "cvxpy")
     import_extra("highspy", "cvxpy")
-    return solve_each(problem, "cvxpy", lambda state: _solve_state(cvxpy, state))
+
+    def solve_state(state: State) -> Pair | None:
+        program, y = write(cvxpy, state)
+        return chosen_cell(y.value, y.shape) if run(program) else None
+
+    return solve_each(problem, "cvxpy", solve_state)
 
 
-def _solve_state(cvxpy: Any, state: State) -> Pair | None:
+def write(cvxpy: Any, state: State) -> tuple[Any, Any]:
+    """Return the problem of one state and its variable y, (m1, m2)."""
     q_leader, q_follower, replies, allowed = state
     m1, m2 = q_leader.shape
     x, y, v = cvxpy.Variable(m1, boolean=True), cvxpy.Variable((m1, m2), boolean=True), cvxpy.Variable(m1)
@@ -37,14 +44,21 @@ def _solve_state(cvxpy: Any, state: State) -> Pair | None:
         v[row] + cvxpy.multiply(high[row] - q_follower[row, column], y[row, column]) <= high[row],  # (13f)
         y <= allowed.astype(float),  # (13g), (13h)
     ]
-    problem = cvxpy.Problem(cvxpy.Maximize(cvxpy.sum(cvxpy.multiply(q_leader, y))), constraints)
-    options = {"threads": 1, "mip_rel_gap": 0.0, "mip_abs_gap": 0.0, "time_limit": TIME_LIMIT}
+    return cvxpy.Problem(cvxpy.Maximize(cvxpy.sum(cvxpy.multiply(q_leader, y))), constraints), y
+
+
+def run(problem: Any) -> bool:
+    """Solve a problem of cvxpy by HiGHS with gaps 0; return whether it has a solution.
+
+    Raises:
+        SolveError: the solver gave no answer.
+    """
+    cvxpy = import_extra("cvxpy", "cvxpy")
+    options = {"threads": highs_threads(), "mip_rel_gap": 0.0, "mip_abs_gap": 0.0, "time_limit": TIME_LIMIT}
     try:
-        problem.solve(solver=cvxpy.HIGHS, **options)
+        problem.solve(solver=cvxpy.HIGHS, warm_start=False, **options)  # no start from the state before
     except (cvxpy.error.SolverError, ValueError) as error:  # ValueError: a status that cvxpy has no name for
-        raise SolveError(f"no answer: {error}") from error
-    if problem.status == cvxpy.INFEASIBLE:
-        return None
-    if problem.status != cvxpy.OPTIMAL:
+        raise SolveError(f"no answer: {str(error).split(': Solution(')[0]}") from error
+    if problem.status not in (cvxpy.OPTIMAL, cvxpy.INFEASIBLE):
         raise SolveError(f"no answer within {TIME_LIMIT:g} s: {problem.status}")
-    return chosen_cell(y.value, (m1, m2))
+    return bool(problem.status == cvxpy.OPTIMAL)

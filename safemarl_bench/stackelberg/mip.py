@@ -5,11 +5,24 @@ MIP (13) at one state, over x (m1) and y (m1, m2) binary and v (m1) free::
     maximise sum Q1 y   s.t.   sum y = 1,   sum_j y[i, j] = x[i],
     x[i] = 1 => v[i] >= Q2[i, l] for every reply l,   y[i, j] = 1 => v[i] = Q2[i, j]
 
-Replies and allowed pairs are found by exact comparisons beforehand, never by rows of the program, whose
-tolerance would let a cost exceed its limit. With L, U the least and largest Q2 over the replies to row i, the
-tight form of the implications is::
+Replies and allowed pairs, (13g) and (13h), are found by exact comparisons beforehand, never by rows of the program,
+whose tolerance would let a cost exceed its limit. With L, U the least and largest Q2 over the replies to row i, the
+tight form of the implications, (13d) to (13f), is::
 
     v[i] - (Q2[i, l] - L[i]) x[i] >= L[i],        v[i] + (U[i] - Q2[i, j]) y[i, j] <= U[i]
+
+Two builders write it down independently of each other: `matrix_model` and the text of the cvxpy backends.
+
+Solvers work within tolerances. The least difference of two rewards, in a row or table that spans about 1, that a
+backend tells apart on a ladder of powers of ten; below it `solve` raises `InexactSolve`:
+
+=========================  =============================  =============================
+backend                    replies of the follower, Q2    rows of the leader, Q1
+=========================  =============================  =============================
+highs, scipy               1e-5                           1e-6
+cvxpy, cvxpy_dpp           1e-5                           1e-7
+highs_ranked, enumeration  any                            any
+=========================  =============================  =============================
 """
 
 from __future__ import annotations
@@ -57,7 +70,7 @@ def solve_each(problem: Problem, backend: str, solve_state: Callable[[State], Pa
     if problem.tie != "optimistic":
         raise SolveError(
             f"backend {backend!r} only knows tie='optimistic', got {problem.tie!r}; "
-            "use an enumeration backend: numpy, python or torch"
+            "use an enumeration backend: numba, numpy, python or torch"
         )
     safe_follower = excess(problem.follower_constraints, 1.0)[0]
     allowed = excess(problem.leader_constraints, 1.0)[0] & safe_follower

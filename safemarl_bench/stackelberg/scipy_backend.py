@@ -6,7 +6,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from safemarl_bench.errors import SolveError
-from safemarl_bench.stackelberg.matrix_model import build
+from safemarl_bench.stackelberg.matrix_model import build, scaled
 from safemarl_bench.stackelberg.mip import TIME_LIMIT, Pair, State, chosen_cell, solve_each
 from safemarl_bench.stackelberg.selection import Problem, Selection
 
@@ -19,7 +19,7 @@ def solve_states(problem: Problem) -> Selection:
 
 
 def _solve_state(state: State) -> Pair | None:
-    model = build(state)
+    model = build(scaled(state))
     shape = (len(model.row_lower), len(model.cost))
     matrix = csr_array((model.values, model.columns, model.starts), shape=shape)
     result = milp(

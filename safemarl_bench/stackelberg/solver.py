@@ -15,10 +15,10 @@ from safemarl_bench.stackelberg.certificate import verify
 from safemarl_bench.stackelberg.inputs import check_option, read_problem
 from safemarl_bench.stackelberg.selection import Problem, Selection, is_tensor, like, to_numpy, to_torch
 
-BACKENDS = ("cvxpy", "highs", "numba", "numpy", "python", "scipy", "torch")
-"""Names of all backends; `numba` needs the extra ``safemarl-bench[kernel]``, `highs` and `cvxpy` need ``[mip]``."""
+BACKENDS = ("cvxpy", "cvxpy_dpp", "highs", "highs_ranked", "numba", "numpy", "python", "scipy", "torch")
+"""Names of all backends; `numba` needs the extra ``safemarl-bench[kernel]``, `highs*` and `cvxpy*` need ``[mip]``."""
 
-MIPS = ("cvxpy", "highs", "scipy")
+MIPS = ("cvxpy", "cvxpy_dpp", "highs", "highs_ranked", "scipy")
 _ENUMERATION = ", ".join(name for name in BACKENDS if name not in MIPS)
 _loaded: dict[str, Callable[[Problem], Selection]] = {}
 
@@ -46,8 +46,9 @@ def solve(
     leader needs G1 <= d1 at that answer (``"csq10"``: Zheng & Gu, equation (10)). The leader takes
     the row with the largest Q1. What still ties goes to the lowest i, then the lowest j.
 
-    Enumeration (``python``, ``numpy``, ``numba``, ``torch``) returns exactly that pair. The MIPs (``highs``,
-    ``cvxpy``, ``scipy``) work within tolerances, return an equally good pair, and certify it.
+    Enumeration (``python``, ``numpy``, ``numba``, ``torch``) and ``highs_ranked``, a MIP on ranks, return exactly
+    that pair. The other MIPs (``highs``, ``cvxpy``, ``cvxpy_dpp``, ``scipy``) work within tolerances: they return an
+    equally good pair, with a certificate, or raise `InexactSolve`.
 
     Args:
         Q1, Q2: (..., m1, m2) rewards-to-go, finite; float32 or float64; NumPy arrays or torch tensors.
