@@ -9,7 +9,8 @@ import pytest
 from safemarl_bench.registry import load_object
 from safemarl_bench.testing import check_agent
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -50,6 +51,22 @@ def test_the_two_quickstart_commands_are_the_promised_ones():
     ]
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\(((?!http)[^)]+)\)", README))
-def test_links_lead_somewhere(path):
-    assert (Path(__file__).parents[2] / path).exists()
+PAGES = ("README.md", "safemarl_bench/stackelberg/README.md")
+LINKS = [
+    (page, link) for page in PAGES for link in re.findall(r"\]\(((?!http)[^)]+)\)", (ROOT / page).read_text("utf-8"))
+]
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS)
+def test_links_lead_somewhere(page, link):
+    assert ((ROOT / page).parent / link).exists()
+
+
+@pytest.mark.parametrize("page", PAGES[1:])
+def test_a_page_of_the_library_prints_what_it_says(page, capsys):
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL):
+        exec(compile(block, page, "exec"), names)
+        printed = capsys.readouterr().out.splitlines()
+        promised = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
+        assert promised == printed
