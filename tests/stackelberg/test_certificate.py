@@ -1,5 +1,8 @@
 """`verify` accepts every optimal pair and nothing else."""
 
+import ast
+import importlib
+import inspect
 import itertools
 
 import numpy as np
@@ -8,7 +11,8 @@ import torch
 
 from safemarl_bench import stackelberg
 from safemarl_bench.errors import InexactSolve, SolveError
-from safemarl_bench.stackelberg import solver
+from safemarl_bench.stackelberg import certificate, highs_backend, mip, solver
+from safemarl_bench.stackelberg.solver import MIPS
 
 FALLBACKS = ("least_violation", "none", "max_q1")
 OPTIONS = list(itertools.product(("mip13", "csq10"), ("optimistic", "pessimistic"), FALLBACKS))
@@ -116,6 +120,64 @@ def test_nothing_selected_passes_only_where_nothing_is_safe():
     assert all(stackelberg.verify((ones, ones, ones, ones), (0, 0), none))
     assert not stackelberg.verify((ones, ones, ones, ones), (1, 1), none).in_range
     assert not stackelberg.verify((ones, ones, ones, ones), (0, 0), none._replace(leader=np.array(0))).in_range
+
+
+FALSEHOODS = {
+    "leader": [lambda x: x + 3, lambda x: -x - 1],
+    "follower": [lambda x: (x + 1) % 4, lambda x: x + 4, lambda x: x - 4],
+    "feasible": [lambda x: ~x],
+    "value_leader": [lambda x: np.nextafter(x, np.inf), lambda x: x * np.nan],
+    "value_follower": [lambda x: np.nextafter(x, -np.inf), lambda x: x * np.nan],
+    "violation": [lambda x: x + 1, lambda x: x * np.nan],
+}
+"""Of an answer to 3x4 tables of continuous rewards: claims that are false in every state."""
+
+
+@pytest.mark.parametrize("semantics", ["mip13", "csq10"])
+@pytest.mark.parametrize("backend", stackelberg.BACKENDS)
+def test_one_falsehood_about_one_state_is_rejected_there_and_nowhere_else(instances, backend, semantics):
+    case = instances("sparse safe", np.random.default_rng(34), (2, 4), (3, 4))
+    selection = stackelberg.solve(*case.args, semantics=semantics, backend=backend)
+    assert accepted(case, selection).all()
+    for (name, corruptions), state in itertools.product(FALSEHOODS.items(), np.ndindex(2, 4)):
+        for corrupt in corruptions:
+            corrupted = getattr(selection, name).copy()
+            corrupted[state] = corrupt(corrupted[state])
+            rejected = ~accepted(case, selection._replace(**{name: corrupted}))
+            assert list(zip(*np.nonzero(rejected), strict=True)) == [state]
+
+
+@pytest.mark.parametrize("backend", MIPS)
+def test_a_solver_that_names_another_pair_is_found_out_by_solve(instances, backend, monkeypatch):
+    rng = np.random.default_rng(35)
+    module = {"highs_ranked": highs_backend}.get(backend) or importlib.import_module(solver._load(backend).__module__)
+
+    def beside(y, shape):
+        row, column = mip.chosen_cell(y, shape)
+        return row, (column + 1) % shape[1]
+
+    for _ in range(6):
+        case = instances("normal", rng, (), (3, 4))
+        assert stackelberg.solve(*case.args, backend=backend).feasible
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "chosen_cell", beside)
+            with pytest.raises(InexactSolve, match=rf"^backend '{backend}' returned pair"):
+                stackelberg.solve(*case.args, backend=backend)
+
+
+def test_the_certificate_shares_only_the_input_checks_with_the_backends():
+    nodes = ast.walk(ast.parse(inspect.getsource(certificate)))
+    ours = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and "stackelberg" in node.module}
+    assert ours == {"safemarl_bench.stackelberg.inputs", "safemarl_bench.stackelberg.selection"}
+
+
+@pytest.mark.parametrize("states", [(), (0,), (1,), (2, 3)])
+def test_a_batch_of_any_shape_is_verified(states):
+    rng = np.random.default_rng(36)
+    tables = tuple(rng.integers(-1, 2, (*axis, *states, 3, 2)).astype(float) for axis in ((), (), (2,), ()))
+    d = (np.zeros((2, *states)), np.zeros(states))
+    held = stackelberg.verify(tables, d, stackelberg.solve(*tables, *d))
+    assert all(claim.shape == states and claim.dtype == bool and claim.all() for claim in held)
 
 
 def test_verify_refuses_a_selection_for_other_states():

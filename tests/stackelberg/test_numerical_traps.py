@@ -10,6 +10,7 @@ import cvxpy
 import highspy
 import numpy as np
 import pytest
+import torch
 
 from safemarl_bench import stackelberg
 from safemarl_bench.errors import InexactSolve, MissingDependency, SolveError
@@ -128,6 +129,15 @@ def test_infinite_costs_and_limits_violate_only_where_the_cost_is_larger(backend
         found = stackelberg.solve(q, q, *costs, *limits, backend=backend)
         assert found.feasible.tolist() == [True, False, True, False]
         assert found.violation.tolist() == [0.0, np.inf, 0.0, np.inf]
+
+
+def test_tables_and_limits_on_two_devices_are_refused(backend):
+    tables = [torch.zeros(2, 2) for _ in range(4)]
+    elsewhere = torch.zeros(2, 2, device="meta")
+    with pytest.raises(SolveError, match="tables must be on one device, got Q1 cpu and G2 meta"):
+        stackelberg.solve(*tables[:3], elsewhere, 0, 0, backend=backend)
+    with pytest.raises(SolveError, match="d1 must be a number or of the library and device of the tables"):
+        stackelberg.solve(*tables, elsewhere[0, 0], 0, backend=backend)
 
 
 def solve_one(name):
