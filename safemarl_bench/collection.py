@@ -228,7 +228,7 @@ class BatchedGames(Games):
             next_observation=self.observation,
             episode_over=shown.over.copy(),
         )
-        return transition, shown.crashed.any(axis=1)
+        return transition, shown.crashed.any(axis=1) if "crashed" in shown._fields else np.zeros(self.num_envs, bool)
 
     def save(self) -> dict[str, np.ndarray]:
         """Return the tallies and the simulator's state."""

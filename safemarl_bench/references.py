@@ -18,7 +18,7 @@ from typing import Any
 from safemarl_bench.canonical_json import canonical
 from safemarl_bench.errors import RecordError, RegistryError
 from safemarl_bench.record import RunRecord
-from safemarl_bench.registry import SuiteSpec, get_suite, make
+from safemarl_bench.registry import SuiteSpec, get_suite, make, suite_names
 
 RANDOM = "random"
 BEST = ("planner_safe", "lane_follower", "script")
@@ -143,7 +143,23 @@ def suite_reference(untrained: Mapping[str, Sequence[RunRecord]]) -> SuiteRefere
     cell = next(iter(untrained.values()))[0].cell
     obtained = {name: _obtained(records) for name, records in sorted(untrained.items())}
     game = (cell["suite"], cell["suite_version"], cell["suite_digest"])
-    return SuiteReference(*game, reference_of(untrained), obtained)
+    found, optimum = reference_of(untrained), exact_optimum(cell["suite"], cell["suite_digest"])
+    if optimum is not None:
+        source = "score 1 is the optimum, by dynamic programming over all joint states; run records for the others"
+        found = dataclasses.replace(found, optimum=optimum, bounds=(optimum, optimum), source=source)
+    return SuiteReference(*game, found, obtained)
+
+
+def exact_optimum(suite: str, digest: str) -> float | None:
+    """Return the best expected total return of a suite's game, where the game can tell it (``game.optimum()``).
+
+    Args:
+        suite, digest: of the records; None is returned where the suite is not registered, or is another game by now.
+    """
+    if suite not in suite_names() or get_suite(suite).digest != digest:
+        return None
+    tell = getattr(make(suite), "optimum", None)
+    return float(tell()) if tell else None
 
 
 def _obtained(records: Sequence[RunRecord]) -> dict[str, Any]:

@@ -30,9 +30,10 @@ from safemarl_bench.driving.actions import action_space, check_action
 from safemarl_bench.driving.frenet import lane_numbers, relative_numbers
 from safemarl_bench.driving.scenario import TwoVehicles
 from safemarl_bench.driving.settings import Spawn
-from safemarl_bench.errors import ContractError, nearest
+from safemarl_bench.episodes import Episode, read_reset
+from safemarl_bench.errors import ContractError
 from safemarl_bench.registry import SuiteSpec
-from safemarl_bench.rng import check_seed, generator
+from safemarl_bench.rng import generator
 
 if TYPE_CHECKING:
     from safemarl_bench.driving.core import BatchedDriving
@@ -41,8 +42,6 @@ REMAINING_REWARD = 5.0
 COLLISION_COST = 5.0
 GAP_COST = 1.0
 RENDER_MODES = ("human", "rgb_array")
-SPAWN_STREAMS = ("train", "validation", "evaluation", "search")
-"""The random streams that an episode may come from; the others are the agents' own."""
 SIGHT = 200.0
 """The other vehicle is not observed beyond this distance, m."""
 
@@ -81,7 +80,7 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, Any]):  # type: ignore
         }
         scene.after_frame = self._watch_frame
         self._clear()
-        self._next_episode = (secrets.randbelow(2**31), "train", 0)
+        self._next_episode = Episode("train", secrets.randbelow(2**31), 0)
         self.state_space = unbounded(len(self._state()))
         self.observation_spaces = dict.fromkeys(self.possible_agents, unbounded(len(self._seen_by(0))))
 
@@ -126,13 +125,9 @@ class DrivingGame(pettingzoo.ParallelEnv[str, np.ndarray, Any]):  # type: ignore
             ContractError: an unknown stream.
             SafeMARLBenchError: a number out of range. Either way the running episode is left as it is.
         """
-        options = dict(options or {})
-        seed, stream, episode = self._next_episode if seed is None else (check_seed(seed), "train", 0)
-        stream, episode = options.get("stream", stream), check_seed(options.get("episode", episode), "episode")
-        if stream not in SPAWN_STREAMS:
-            raise ContractError(f"unknown spawn stream {stream!r}: {nearest(str(stream), SPAWN_STREAMS)}")
-        self._start(stream, seed, episode)
-        self._next_episode = (seed, stream, episode + 1)
+        episode = read_reset(seed, options, self._next_episode)
+        self._start(*episode)
+        self._next_episode = episode.following
         self.agents = list(self.possible_agents)
         return self._observations(self.agents), self._infos(self.agents, dict.fromkeys(self.agents, 0.0))
 

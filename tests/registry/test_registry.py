@@ -18,7 +18,7 @@ TOY = registry.get_suite("toy")
 def test_our_suites_and_agents_are_registered_beside_a_strangers():
     driving = {"merge", "roundabout", "intersection", "racetrack", "racetrack-frenet"}
     official = {"merge-official", "roundabout-official", "intersection-official", "racetrack-official"}
-    assert {*driving, *official, "toy"} == set(registry.suite_names())
+    assert {*driving, *official, "ev_charging-game", "toy"} == set(registry.suite_names())
     assert {name for name in registry.suite_names() if not registry.get_suite(name).ranked} == official
     agents = set(registry.agent_names())
     assert {"bi_ac", "csq", "idle", "mip_pcsq", "random", "script", "toy_counter"} <= agents
