@@ -26,16 +26,18 @@ class Counter(smb.Agent):
 
     def __init__(self, context, config):
         super().__init__(context, config)
-        self.sums = np.zeros((3, 3))
-        self.counts = np.zeros((3, 3))
+        shape = tuple(context.action_spaces[agent].n for agent in context.agents)
+        self.sums = np.zeros(shape)
+        self.counts = np.zeros(shape)
 
     def act(self, observation, *, explore, rng):
         envs = len(observation.step)
         best = np.argmax(self.sums / np.maximum(self.counts, 1) + self.config.bonus * (self.counts == 0))
         joint = np.full(envs, best)
         if explore:
-            joint = np.where(rng.random(envs) < self.config.epsilon, rng.integers(9, size=envs), joint)
-        return {"leader": joint // 3, "follower": joint % 3}
+            joint = np.where(rng.random(envs) < self.config.epsilon, rng.integers(self.sums.size, size=envs), joint)
+        leader, follower = np.divmod(joint, self.sums.shape[1])
+        return {"leader": leader, "follower": follower}
 
     def observe(self, transition):
         index = (transition.actions["leader"], transition.actions["follower"])
