@@ -28,9 +28,20 @@ def check_option(what: str, value: Any, known: Iterable[str]) -> None:
 
 
 def read_problem(
-    tables: tuple[Any, Any, Any, Any], d: tuple[Any, Any], semantics: str, tie: str, fallback: str, scale: Any
+    tables: tuple[Any, Any, Any, Any],
+    d: tuple[Any, Any],
+    semantics: str,
+    tie: str,
+    fallback: str,
+    scale: Any,
+    *,
+    entries: bool = True,
 ) -> Problem:
     """Check the input of `solve` and return it in the form that backends take.
+
+    Args:
+        tables, d, semantics, tie, fallback, scale: as in `solve`.
+        entries: also check the tables' entries; a backend that notices illegal ones itself calls `check_entries`.
 
     Raises:
         SolveError: anything that the docstring of `solve` calls invalid.
@@ -42,10 +53,7 @@ def read_problem(
     shape = q_leader.shape
     if q_follower.shape != shape:
         raise SolveError(f"Q1 and Q2 must have one shape (..., m1, m2), got {tuple(shape)} and {_shape(q_follower)}")
-    for name, table in (("Q1", q_leader), ("Q2", q_follower)):
-        if not math.isfinite(_sum_of_squares(table)):  # that of finite numbers may overflow
-            _reject(name, "NaN or infinite", _where(table, np.isfinite, negate=True))
-    return Problem(
+    problem = Problem(
         q_leader,
         q_follower,
         _read_constraints("1", g_leader, d[0], shape),
@@ -55,6 +63,15 @@ def read_problem(
         fallback,
         check_scale(scale, q_leader),
     )
+    if entries:
+        check_entries(problem)
+    return problem
+
+
+def check_entries(problem: Problem) -> None:
+    """Raise `SolveError`, with the first place, where an entry of Q is not finite or one of G is NaN."""
+    rewards = ("Q1", problem.q_leader), ("Q2", problem.q_follower)
+    _check_entries(*rewards, *_named("G1", problem.leader_constraints), *_named("G2", problem.follower_constraints))
 
 
 def read_constraints(
@@ -71,7 +88,9 @@ def read_constraints(
     if constraint_axis and min(g_leader.ndim, g_follower.ndim) < 3:
         raise SolveError(f"with constraint_axis G1 must be (K, ..., m1, m2), got {_shape(g_leader)}")
     shape = g_leader.shape[1:] if constraint_axis else g_leader.shape
-    return _read_constraints("1", g_leader, d[0], shape), _read_constraints("2", g_follower, d[1], shape)
+    leader, follower = _read_constraints("1", g_leader, d[0], shape), _read_constraints("2", g_follower, d[1], shape)
+    _check_entries(*_named("G1", leader), *_named("G2", follower))
+    return leader, follower
 
 
 def check_tables(names: tuple[str, ...], tables: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -112,20 +131,15 @@ def check_scale(scale: Any, like: Any) -> tuple[float, float]:
 
 def _read_constraints(agent: str, table: Any, d: Any, shape: Any) -> tuple[Constraint, ...]:
     """Pair the costs-to-go of one agent with their thresholds; K constraints iff the table has one axis more."""
-    name = f"G{agent}"
     if table.shape == shape:
-        constraints: tuple[Constraint, ...] = ((table, _read_threshold(agent, d, table, shape[:-2])),)
-    elif table.shape[1:] == shape and table.shape[0] > 0:
+        return ((table, _read_threshold(agent, d, table, shape[:-2])),)
+    if table.shape[1:] == shape and table.shape[0] > 0:
         limits = _read_threshold_array(agent, d, table, (table.shape[:1], table.shape[:-2]))
-        constraints = tuple((table[k], _spread(limits[k])) for k in range(table.shape[0]))
-    else:
-        raise SolveError(
-            f"{name} must have the shape {tuple(shape)} of the other tables, or (K, ...) in front of it, "
-            f"got {_shape(table)}"
-        )
-    if _has_nan(table):
-        _reject(name, "NaN", _where(table, np.isnan))
-    return constraints
+        return tuple((table[k], _spread(limits[k])) for k in range(table.shape[0]))
+    raise SolveError(
+        f"G{agent} must have the shape {tuple(shape)} of the other tables, or (K, ...) in front of it, "
+        f"got {_shape(table)}"
+    )
 
 
 def _read_threshold(agent: str, d: Any, table: Any, states: Any) -> Any:
@@ -159,8 +173,7 @@ def _read_threshold_array(agent: str, d: Any, table: Any, shapes: tuple[Any, ...
     if limits.shape not in shapes:
         wanted = " or ".join(dict.fromkeys(str(tuple(shape)) for shape in shapes))
         raise SolveError(f"d{agent} must have shape {wanted} beside G{agent} of {_shape(table)}, got {_shape(limits)}")
-    if _has_nan(limits):
-        _reject(f"d{agent}", "NaN", _where(limits, np.isnan))
+    _check_entries((f"d{agent}", limits))
     return limits
 
 
@@ -181,16 +194,32 @@ def _scalar_type(dtype: Any) -> Any:
     return _FLOATS.get(dtype)
 
 
-def _sum_of_squares(table: Any) -> float:
-    """Return a number that is NaN if an entry is, and infinite if an entry is; one pass, no temporary table."""
-    if is_tensor(table):
-        flat = table.reshape(-1)
-        return float(flat.dot(flat))
-    return float(np.vdot(table, table))
+def _named(name: str, constraints: tuple[Constraint, ...]) -> list[tuple[str, Any]]:
+    """Return the costs-to-go of an agent with what to call them."""
+    if len(constraints) == 1:
+        return [(name, constraints[0][0])]
+    return [(f"{name}[{k}]", table) for k, (table, _) in enumerate(constraints)]
 
 
-def _has_nan(table: Any) -> bool:
-    return math.isnan(_sum_of_squares(table))
+def _check_entries(*named: tuple[str, Any]) -> None:
+    """Raise `SolveError` where an entry is NaN, or infinite in a table whose name starts with Q."""
+    for (name, table), total in zip(named, _sums_of_squares([table for _, table in named]), strict=True):
+        if name[0] == "Q" and not math.isfinite(total):
+            _reject(name, "NaN or infinite", _where(table, np.isfinite, negate=True))
+        elif math.isnan(total):
+            _reject(name, "NaN", _where(table, np.isnan))
+
+
+def _sums_of_squares(tables: list[Any]) -> list[float]:
+    """Return for each table a number that is NaN if an entry is, and infinite if an entry is or its square.
+
+    No temporary tables, and one transfer from another device.
+    """
+    if not is_tensor(tables[0]):
+        return [float(np.vdot(table, table)) for table in tables]
+    totals = [flat.dot(flat) for flat in (table.reshape(-1) for table in tables)]
+    numbers: list[float] = sys.modules["torch"].stack(totals).tolist()
+    return numbers
 
 
 def _where(table: Any, test: Any, *, negate: bool = False) -> np.ndarray:

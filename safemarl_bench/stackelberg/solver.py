@@ -19,6 +19,9 @@ BACKENDS = ("cvxpy", "cvxpy_dpp", "highs", "highs_ranked", "numba", "numpy", "py
 """Names of all backends; `numba` needs the extra ``safemarl-bench[kernel]``, `highs*` and `cvxpy*` need ``[mip]``."""
 
 MIPS = ("cvxpy", "cvxpy_dpp", "highs", "highs_ranked", "scipy")
+CHECKS_ENTRIES = ("numba",)
+"""Backends that notice illegal entries while they read them."""
+
 _ENUMERATION = ", ".join(name for name in BACKENDS if name not in MIPS)
 _loaded: dict[str, Callable[[Problem], Selection]] = {}
 
@@ -78,12 +81,14 @@ def solve(
         InexactSolve: the answer fails its certificate (always checked for MIPs).
         MissingDependency: the backend's package is not installed.
     """
-    problem = read_problem((Q1, Q2, G1, G2), (d1, d2), semantics, tie, fallback, scale)
     tensors = is_tensor(Q1)
     if backend == "fastest":
         backend = _fastest()
     if backend == "auto":
         backend = "torch" if tensors else "numpy"
+    problem = read_problem(
+        (Q1, Q2, G1, G2), (d1, d2), semantics, tie, fallback, scale, entries=backend not in CHECKS_ENTRIES
+    )
     solve_states = _loaded.get(backend) or _load(backend)
     if tensors is not (backend == "torch"):
         selection = like(solve_states(to_numpy(problem) if tensors else to_torch(problem)), Q1)
