@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numba.extending
 from llvmlite import ir
@@ -21,8 +21,6 @@ from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.np import arrayobj
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 WIDTH = 32
 """Bytes of a vector."""
@@ -55,9 +53,10 @@ class _Model(numba.extending.models.PrimitiveModel):
         super().__init__(manager, lanes, lanes.vector)
 
 
-def _intrinsic(function: F) -> F:
+def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make a compiled function of one that gives, for numba's types of its arguments, signature and code generator."""
-    return cast(F, numba.extending.intrinsic(function))
+    compiled: Callable[..., Any] = numba.extending.intrinsic(function)
+    return compiled
 
 
 def _operator(function: Any, build: Callable[[Any, Any, Any], Any], *, compares: bool = False) -> None:
