@@ -7,6 +7,7 @@ whether they are current; nothing else writes them. Those of this project's own 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import shlex
@@ -118,6 +119,13 @@ def reference_of(untrained: Mapping[str, Sequence[RunRecord]]) -> Reference:
     totals = {name: mean([record.total_return for record in records]) for name, records in untrained.items()}
     heuristics = {name: total for name, total in sorted(totals.items()) if name != RANDOM}
     feasible = [total for name, total in heuristics.items() if all(run.cost_ratio <= 1.0 for run in untrained[name])]
+    optimum = None
+    if untrained:
+        cell = next(iter(untrained.values()))[0].cell
+        optimum = exact_optimum(cell["suite"], cell["suite_digest"])
+    if optimum is not None:
+        source = "score 1 is the optimum, by dynamic programming over all joint states; the others: run records"
+        return Reference(optimum, totals.get(RANDOM), heuristics, (optimum, optimum), source)
     reference = Reference(
         random=totals.get(RANDOM),
         heuristics=heuristics,
@@ -143,13 +151,10 @@ def suite_reference(untrained: Mapping[str, Sequence[RunRecord]]) -> SuiteRefere
     cell = next(iter(untrained.values()))[0].cell
     obtained = {name: _obtained(records) for name, records in sorted(untrained.items())}
     game = (cell["suite"], cell["suite_version"], cell["suite_digest"])
-    found, optimum = reference_of(untrained), exact_optimum(cell["suite"], cell["suite_digest"])
-    if optimum is not None:
-        source = "score 1 is the optimum, by dynamic programming over all joint states; run records for the others"
-        found = dataclasses.replace(found, optimum=optimum, bounds=(optimum, optimum), source=source)
-    return SuiteReference(*game, found, obtained)
+    return SuiteReference(*game, reference_of(untrained), obtained)
 
 
+@functools.cache
 def exact_optimum(suite: str, digest: str) -> float | None:
     """Return the best expected total return of a suite's game, where the game can tell it (``game.optimum()``).
 

@@ -180,3 +180,17 @@ def test_a_reference_of_another_version_of_the_suite_or_a_broken_file_is_refused
         path.write_text(broken)
         with pytest.raises(RecordError, match="must be as `safemarl-bench leaderboard` writes it"):
             smb.reference("merge", results_dir=tmp_path)
+
+
+def test_where_the_game_tells_its_optimum_that_is_score_one():
+    spec = dataclasses.replace(smb.get_suite("ev_charging-game"), ranked=True)
+    records = [record for record in smb.load_records(RESULTS) if record.suite == spec.name]
+    board = smb.build_leaderboard(records, suites=[spec])
+    (stored,) = board.references
+    assert stored.reference.optimum == pytest.approx(41.6084, rel=5e-6)
+    assert stored.reference.bounds == (stored.reference.optimum, stored.reference.optimum)
+    scores = {entry.agent: entry.score for entry in board.entries}
+    span = stored.reference.optimum - stored.reference.random
+    expected = (stored.reference.heuristics["edf"] - stored.reference.random) / span
+    assert 0.8 < expected < 1.0
+    assert scores["edf"].score == pytest.approx(expected)

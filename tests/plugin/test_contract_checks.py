@@ -16,7 +16,7 @@ from safemarl_bench.testing import check_agent, check_suite
 PAIRS = [
     (suite, agent)
     for suite in registry.suite_names()
-    if registry.get_suite(suite).ranked
+    if registry.get_suite(suite).ranked or suite == "ev_charging-game"
     for agent in registry.agent_names()
     if not registry.incompatibility(registry.get_suite(suite), registry.get_agent(agent))
 ]
