@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safemarl_bench.suites.perf.core_page import checked_gates, draw_stackelberg, stackelberg_page
+from safemarl_bench.suites.perf.many_followers import draw_many_followers, many_followers_page
 from safemarl_bench.suites.perf.markdown import Benchmarks, infos, table
 
 from safemarl_bench.errors import RecordError
@@ -170,10 +171,14 @@ def learning_page(benchmarks: Benchmarks, machine: str) -> list[str]:
 
 PAGES: dict[str, Callable[[Benchmarks, str], list[str]]] = {
     "stackelberg.md": stackelberg_page,
+    "many_followers.md": many_followers_page,
     "kernel.md": kernel_page,
     "learning.md": learning_page,
 }
-FIGURES: dict[str, Callable[[Benchmarks, Path], None]] = {"stackelberg.md": draw_stackelberg}
+FIGURES: dict[str, Callable[[Benchmarks, Path], None]] = {
+    "stackelberg.md": draw_stackelberg,
+    "many_followers.md": draw_many_followers,
+}
 """Page -> what draws the figure of the same name beside it; needs matplotlib, the extra ``plots``."""
 
 
