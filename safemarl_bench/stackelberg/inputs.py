@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 import sys
@@ -46,23 +47,27 @@ def read_problem(
     Raises:
         SolveError: anything that the docstring of `solve` calls invalid.
     """
-    check_option("semantics", semantics, SEMANTICS)
-    check_option("tie", tie, TIES)
-    check_option("fallback", fallback, FALLBACKS)
-    q_leader, q_follower, g_leader, g_follower = check_tables(("Q1", "Q2", "G1", "G2"), tables)
-    shape = q_leader.shape
-    if q_follower.shape != shape:
-        raise SolveError(f"Q1 and Q2 must have one shape (..., m1, m2), got {tuple(shape)} and {_shape(q_follower)}")
-    problem = Problem(
-        q_leader,
-        q_follower,
-        _read_constraints("1", g_leader, d[0], shape),
-        _read_constraints("2", g_follower, d[1], shape),
-        semantics,
-        tie,
-        fallback,
-        check_scale(scale, q_leader),
-    )
+    if semantics not in SEMANTICS or tie not in TIES or fallback not in FALLBACKS:
+        check_option("semantics", semantics, SEMANTICS)
+        check_option("tie", tie, TIES)
+        check_option("fallback", fallback, FALLBACKS)
+    d_leader, d_follower = d
+    plain_limits = type(d_leader) is type(d_follower) is float and d_leader == d_leader and d_follower == d_follower
+    if plain_limits and _are_plain(*tables):
+        q_leader, q_follower, g_leader, g_follower = tables
+        leaders: tuple[Constraint, ...] = ((g_leader, _round(d_leader, g_leader.dtype)),)
+        followers: tuple[Constraint, ...] = ((g_follower, _round(d_follower, g_leader.dtype)),)
+    else:
+        q_leader, q_follower, g_leader, g_follower = check_tables(("Q1", "Q2", "G1", "G2"), tables)
+        shape = q_leader.shape
+        if q_follower.shape != shape:
+            raise SolveError(
+                f"Q1 and Q2 must have one shape (..., m1, m2), got {tuple(shape)} and {_shape(q_follower)}"
+            )
+        leaders = _read_constraints("1", g_leader, d_leader, shape)
+        followers = _read_constraints("2", g_follower, d_follower, shape)
+    weights = (1.0, 1.0) if scale == (1.0, 1.0) else check_scale(scale, q_leader)
+    problem = Problem(q_leader, q_follower, leaders, followers, semantics, tie, fallback, weights)
     if entries:
         check_entries(problem)
     return problem
@@ -116,12 +121,26 @@ def check_tables(names: tuple[str, ...], tables: tuple[Any, ...]) -> tuple[Any, 
     return tables
 
 
+def _are_plain(q_leader: Any, q_follower: Any, g_leader: Any, g_follower: Any) -> bool:
+    """Return whether the tables are four NumPy arrays of one legal dtype and shape, as most are: all else aside."""
+    if not type(q_leader) is type(q_follower) is type(g_leader) is type(g_follower) is np.ndarray:
+        return False
+    dtype, shape = q_leader.dtype, q_leader.shape
+    return (
+        dtype is q_follower.dtype is g_leader.dtype is g_follower.dtype
+        and shape == q_follower.shape == g_leader.shape == g_follower.shape
+        and dtype in _FLOATS
+        and len(shape) >= 2
+        and 0 not in shape[-2:]
+    )
+
+
 def check_scale(scale: Any, like: Any) -> tuple[float, float]:
     """Return the two weights of the agents' violations, rounded to the dtype of the table `like`."""
     if scale == (1.0, 1.0):
         return (1.0, 1.0)
     try:
-        first, second = (_round(float(weight), like) for weight in scale)
+        first, second = (_round(float(weight), like.dtype) for weight in scale)
     except (TypeError, ValueError):
         first = second = math.nan
     if not (0.0 < first < math.inf and 0.0 < second < math.inf):
@@ -143,10 +162,10 @@ def _read_constraints(agent: str, table: Any, d: Any, shape: Any) -> tuple[Const
 
 
 def _read_threshold(agent: str, d: Any, table: Any, states: Any) -> Any:
-    if isinstance(d, numbers.Real) and not isinstance(d, bool):
-        if math.isnan(d):
+    if type(d) is float or (isinstance(d, numbers.Real) and not isinstance(d, bool)):
+        if d != d:
             raise SolveError(f"d{agent} must not be NaN")
-        return _round(float(d), table)
+        return _round(float(d), table.dtype)
     limits = _read_threshold_array(agent, d, table, ((), states))
     return _spread(limits)
 
@@ -181,10 +200,11 @@ def _spread(limits: Any) -> Any:
     return limits[..., None, None] if limits.ndim else limits
 
 
-def _round(number: float, like: Any) -> float:
-    """Round a Python number to the table's dtype, so that every library compares with the same threshold."""
+@functools.lru_cache
+def _round(number: float, dtype: Any) -> float:
+    """Round a Python number to the tables' dtype, so that every library compares with the same limit."""
     with np.errstate(over="ignore"):
-        return float(_scalar_type(like.dtype)(number))
+        return float(_scalar_type(dtype)(number))
 
 
 def _scalar_type(dtype: Any) -> Any:

@@ -3,7 +3,7 @@
 A value of type `Lanes` is 32 bytes of one float type (8 float32 or 4 float64), a register of AVX2; elsewhere LLVM
 splits it or leaves room. Comparisons give masks. Operators are ``+ - *``, ``<= < == >`` (false where an operand is
 NaN) and, on masks, ``& |``; they and the functions below exist in compiled code only. What reads a table, a contiguous
-1D array, checks no bounds.
+array, takes a flat index and checks no bounds.
 
 numba's cache on disk does not notice edits of this file: touch the file of the functions that use it, too.
 """
@@ -53,23 +53,22 @@ class _Model(numba.extending.models.PrimitiveModel):
         super().__init__(manager, lanes, lanes.vector)
 
 
-def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+def _intrinsic(function: Callable[..., Any]) -> Any:
     """Make a compiled function of one that gives, for numba's types of its arguments, signature and code generator."""
-    compiled: Callable[..., Any] = numba.extending.intrinsic(function)
-    return compiled
+    return numba.extending.intrinsic(function)
 
 
-def _operator(function: Any, build: Callable[[Any, Any, Any], Any], *, compares: bool = False) -> None:
-    """Let compiled code apply an operator to two vectors, or two masks, by the instruction that `build` appends."""
+def _operator(function: Any, build: Callable[..., Any], *, arity: int = 2, compares: bool = False) -> None:
+    """Let compiled code apply an operator to vectors, or to masks, by the instruction that `build` appends."""
 
     @infer_global(function)
     class _Template(AbstractTemplate):
         def generic(self, args: Any, keywords: Any) -> Any:
-            if len(args) != 2 or not isinstance(args[0], Lanes) or args[0] != args[1]:
+            if len(args) != arity or not isinstance(args[0], Lanes) or args[0] != args[-1]:
                 return None
             return signature(Lanes(args[0].element, mask=True) if compares else args[0], *args)
 
-    @numba.extending.lower_builtin(function, Lanes, Lanes)
+    @numba.extending.lower_builtin(function, *[Lanes] * arity)
     def _lower(context: Any, builder: Any, form: Any, args: Any) -> Any:
         found = build(builder, *args)
         return builder.sext(found, form.return_type.vector) if compares else found
@@ -78,6 +77,7 @@ def _operator(function: Any, build: Callable[[Any, Any, Any], Any], *, compares:
 _operator(operator.add, lambda builder, a, b: builder.fadd(a, b))
 _operator(operator.sub, lambda builder, a, b: builder.fsub(a, b))
 _operator(operator.mul, lambda builder, a, b: builder.fmul(a, b))
+_operator(operator.neg, lambda builder, a: builder.fneg(a), arity=1)
 _operator(operator.and_, lambda builder, a, b: builder.and_(a, b))
 _operator(operator.or_, lambda builder, a, b: builder.or_(a, b))
 _operator(operator.le, lambda builder, a, b: builder.fcmp_ordered("<=", a, b), compares=True)
@@ -130,7 +130,7 @@ def below(typing: Any, table: Any, n: Any) -> Any:
 
 @_intrinsic
 def load(typing: Any, table: Any, at: Any) -> Any:
-    """``load(table, at)``: the entries from index `at` on."""
+    """``load(table, at)``: the entries from the flat index `at` on."""
     lanes = Lanes(table.dtype)
 
     def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
@@ -197,26 +197,31 @@ def spoil(typing: Any, total: Any, a: Any) -> Any:
 
 @_intrinsic
 def least(typing: Any, a: Any) -> Any:
-    """``least(a)``: the smallest lane, a number."""
-    return a.element(a), lambda context, builder, form, args: _reduce(builder, args[0], "<")
+    """``least(a)``: a vector whose lanes all are the smallest of a."""
+    return a(a), lambda context, builder, form, args: _reduce(builder, args[0], "<")
 
 
 @_intrinsic
 def largest(typing: Any, a: Any) -> Any:
-    """``largest(a)``: the largest lane, a number."""
-    return a.element(a), lambda context, builder, form, args: _reduce(builder, args[0], ">")
+    """``largest(a)``: a vector whose lanes all are the largest of a."""
+    return a(a), lambda context, builder, form, args: _reduce(builder, args[0], ">")
 
 
 def _reduce(builder: Any, vector: Any, better: str) -> Any:
-    """Append the comparison of the halves of a vector until one lane is left."""
-    while vector.type.count > 1:
-        half = vector.type.count // 2
-        halves = []
-        for start in (0, half):
-            lanes = ir.Constant(ir.VectorType(_INDEX, half), list(range(start, start + half)))
-            halves.append(builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), lanes))
-        vector = builder.select(builder.fcmp_ordered(better, *halves), *halves)
-    return builder.extract_element(vector, _INDEX(0))
+    """Append comparisons of each lane with the one half the vector away, then a quarter, and so on."""
+    undefined, distance = ir.Constant(vector.type, ir.Undefined), vector.type.count // 2
+    while distance:
+        lanes = [lane ^ distance for lane in range(vector.type.count)]
+        other = builder.shuffle_vector(vector, undefined, ir.Constant(ir.VectorType(_INDEX, len(lanes)), lanes))
+        vector = builder.select(builder.fcmp_ordered(better, vector, other), vector, other)
+        distance //= 2
+    return vector
+
+
+@_intrinsic
+def lane(typing: Any, a: Any) -> Any:
+    """``lane(a)``: the first lane, a number."""
+    return a.element(a), lambda context, builder, form, args: builder.extract_element(args[0], _INDEX(0))
 
 
 @_intrinsic
@@ -239,3 +244,15 @@ def count(typing: Any, word: Any) -> Any:
 def first(typing: Any, word: Any) -> Any:
     """``first(word)``: the lowest set bit of an int64; 64 where none is."""
     return types.int64(types.int64), lambda context, builder, form, args: builder.cttz(args[0], ir.IntType(1)(0))
+
+
+@_intrinsic
+def rolled(typing: Any) -> Any:
+    """``rolled()`` in the body of a loop: LLVM may not unroll it, which slows down one that mostly runs once."""
+
+    def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
+        nothing = ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "", side_effect=True)
+        builder.call(nothing, [], attrs=("convergent",))
+        return context.get_dummy_value()
+
+    return types.none(), generate

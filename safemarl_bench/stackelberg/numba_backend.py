@@ -6,10 +6,9 @@ the arithmetic they save. Most states are feasible, and few keys decide those: `
 what it leaves, `relax` solves with all keys. The arithmetic is that of the tables' dtype in the oracle's order, hence
 its bits. NaN and infinities among the entries are noticed in the same pass.
 
-In compiled functions, `tables` are Q1, Q2, G1, G2 of S states, flat; `limits` are d1 and d2, (S,) or (1,); `shape` is
-(m1, m2). A `rule` is (csq10, favour, weights): None for MIP (13) or True for CSQ, two types, so that each gets code of
-its own; 1 where an indifferent follower helps the leader, -1 where it harms it; the scales of the violations. Written
-are `pairs` (2, S), `n_safe` (S, m1), `feasible` (S,) and `numbers` (5, S): the rows `VALUE_LEADER` and so on.
+In compiled functions, `tables` are Q1, Q2, G1, G2 of shape (S, m1, m2) and `limits` are d1 and d2, (S,) or (1,). A
+`rule` is (csq10, pessimistic, weights), the first two None or True: types, so that each rule gets code of its own.
+Written are `pairs` (2, S), `n_safe` (S, m1), `feasible` (S,) and `numbers` (5, S), rows `VALUE_LEADER` and so on.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -34,11 +33,13 @@ from safemarl_bench.stackelberg.lanes import (  # noqa: E402  (needs numba)
     bits,
     count,
     first,
+    lane,
     larger,
     largest,
     least,
     load,
     load_some,
+    rolled,
     select,
     splat,
     spoil,
@@ -52,7 +53,10 @@ BLOCK = 16
 
 VALUE_LEADER, VALUE_FOLLOWER, VIOLATION, BR_GAP, RUNNER_UP = range(5)
 NONE, MAX_Q1 = 1, 2
-"""Fallbacks in compiled code, where 0 is the least violation."""
+FALLBACKS = {"least_violation": 0, "raise": 0, "none": NONE, "max_q1": MAX_Q1}
+"""Name -> what compiled code calls it."""
+
+_INT64, _BOOL = np.dtype(np.int64), np.dtype(np.bool_)
 
 
 def njit(function: F) -> F:
@@ -71,23 +75,18 @@ def solve_states(problem: Problem) -> Selection:
     Raises:
         SolveError: an entry is illegal. This backend finds out by itself.
     """
-    shape, dtype = problem.q_leader.shape, problem.q_leader.dtype
-    states, m1, m2 = shape[:-2], shape[-2], shape[-1]
+    q_leader, q_follower, leader_constraints, follower_constraints, semantics, tie, fallback, scale = problem
+    *states, m1, _ = q_leader.shape
     size = math.prod(states)
-    pairs, numbers = np.empty((2, size), np.int64), np.empty((5, size), dtype)
-    n_safe, feasible = np.empty((size, m1), np.int64), np.empty(size, np.bool_)
-    g_leader, d_leader = _one_constraint(problem.leader_constraints)
-    g_follower, d_follower = _one_constraint(problem.follower_constraints)
+    pairs, numbers = np.empty((2, size), _INT64), np.empty((5, size), q_leader.dtype)
+    n_safe, feasible = np.empty((size, m1), _INT64), np.empty(size, _BOOL)
     legal = choose(
-        _flat(problem.q_leader),
-        _flat(problem.q_follower),
-        g_leader,
-        g_follower,
-        d_leader,
-        d_follower,
-        (m1, m2),
-        (None if problem.semantics == "mip13" else True, 1.0 if problem.tie == "optimistic" else -1.0, problem.scale),
-        {"none": NONE, "max_q1": MAX_Q1}.get(problem.fallback, 0),
+        _stack(q_leader),
+        _stack(q_follower),
+        *_one_constraint(leader_constraints),
+        *_one_constraint(follower_constraints),
+        (True if semantics == "csq10" else None, True if tie == "pessimistic" else None, scale),
+        FALLBACKS[fallback],
         pairs,
         n_safe,
         feasible,
@@ -98,28 +97,32 @@ def solve_states(problem: Problem) -> Selection:
     if len(states) != 1:
         pairs, numbers = pairs.reshape(2, *states), numbers.reshape(5, *states)
         n_safe, feasible = n_safe.reshape(*states, m1), feasible.reshape(states)
-    return Selection(
-        pairs[0],
-        pairs[1],
-        feasible,
-        numbers[0],
-        numbers[1],
-        numbers[2],
-        n_safe,
-        numbers[3],
-        numbers[4],
-        problem.semantics,
-        problem.tie,
-        problem.fallback,
-        problem.scale,
-        "numba",
-    )
+    values, gaps = (numbers[0], numbers[1], numbers[2]), (numbers[3], numbers[4])
+    answer = (pairs[0], pairs[1], feasible, *values, n_safe, *gaps, semantics, tie, fallback, scale, "numba")
+    return Selection._make(answer)
 
 
-def _flat(table: np.ndarray) -> np.ndarray:
-    """Return all entries, always of one type, for which the loops are compiled once."""
-    flat = table.reshape(-1)
-    return flat if flat.flags.writeable else flat.copy()
+def _stack(table: np.ndarray) -> np.ndarray:
+    """Return (S, m1, m2) for (..., m1, m2), always of one type, for which the loops are compiled once."""
+    if table.ndim == 3 and table.flags.carray:
+        return table
+    stack = np.ascontiguousarray(table).reshape(-1, *table.shape[-2:])
+    return stack if stack.flags.carray else stack.copy()
+
+
+def _one_constraint(constraints: tuple[Constraint, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return costs and limits whose excess is an agent's violation: several constraints become that, and 0."""
+    table, limit = constraints[0]
+    if len(constraints) == 1:
+        return _stack(table), _limit(limit, table.dtype) if type(limit) is float else _limits(limit, table)
+    total = np.zeros_like(_stack(table))
+    for table, limit in constraints:
+        add_excess(_stack(table), _limits(limit, table), total)
+    return total, _limit(0.0, table.dtype)
+
+
+def _limits(limit: Any, table: np.ndarray) -> np.ndarray:
+    return np.array(limit, table.dtype).reshape(-1)
 
 
 @functools.lru_cache
@@ -127,25 +130,14 @@ def _limit(limit: float, dtype: Any) -> np.ndarray:
     return np.array([limit], dtype)
 
 
-def _one_constraint(constraints: tuple[Constraint, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return flat costs and limits whose excess is an agent's violation: several constraints become that, and 0."""
-    table, limit = constraints[0]
-    if len(constraints) == 1:
-        flat_limit = _limit(limit, table.dtype) if type(limit) is float else np.array(limit, table.dtype).reshape(-1)
-        return _flat(table), flat_limit
-    total = np.zeros(table.size, table.dtype)
-    for table, limit in constraints:
-        add_excess(_flat(table), np.array(limit, table.dtype).reshape(-1), math.prod(table.shape[-2:]), total)
-    return total, _limit(0.0, table.dtype)
-
-
 @njit
-def add_excess(g: Any, d: Any, cells: int, total: Any) -> None:
-    """Add ``max(0, g - d)`` to `total`, 0 also where both are infinite; `cells` is m1 * m2."""
-    for s in range(len(g) // cells):
+def add_excess(g: Any, d: Any, total: Any) -> None:
+    """Add ``max(0, g - d)`` to `total`, 0 also where both are infinite."""
+    for s in range(len(g)):
         limit = d[s if len(d) > 1 else 0]
-        for c in range(s * cells, (s + 1) * cells):
-            total[c] += g.dtype.type(0) if g[c] <= limit else g[c] - limit
+        for i in range(g.shape[1]):
+            for j in range(g.shape[2]):
+                total[s, i, j] += g.dtype.type(0) if g[s, i, j] <= limit else g[s, i, j] - limit
 
 
 @njit
@@ -153,10 +145,9 @@ def choose(
     q1: Any,
     q2: Any,
     g1: Any,
-    g2: Any,
     d1: Any,
+    g2: Any,
     d2: Any,
-    shape: Any,
     rule: Any,
     fallback: int,
     pairs: Any,
@@ -168,14 +159,13 @@ def choose(
     tables, limits, legal = (q1, q2, g1, g2), (d1, d2), True
     for begin in range(0, len(feasible), BLOCK):
         end = min(begin + BLOCK, len(feasible))
-        legal &= choose_rows(tables, limits, shape, rule, begin, end, pairs, n_safe, feasible, numbers)
+        legal &= choose_rows(tables, limits, rule, begin, end, pairs, n_safe, feasible, numbers)
+        settle(tables, limits, rule, begin, end, pairs, feasible, numbers)
         for s in range(begin, end):
-            if feasible[s]:
-                settle(tables, limits, shape, rule, s, pairs, numbers)
-            else:
-                relax(tables, limits, shape, rule, s, pairs, numbers)
+            if not feasible[s]:
+                relax(tables, limits, rule, s, pairs, numbers)
                 if fallback:
-                    fall_back(tables, limits, shape, rule, fallback, s, pairs, numbers)
+                    fall_back(tables, limits, rule, fallback, s, pairs, numbers)
     return legal
 
 
@@ -184,6 +174,12 @@ def limit_of(limits: Any, s: int) -> Any:
     """Return the limits of a state, as vectors."""
     d1, d2 = limits
     return splat(d1, d1[s if len(d1) > 1 else 0]), splat(d2, d2[s if len(d2) > 1 else 0])
+
+
+@inlined
+def wish(value: Any, pessimistic: Any) -> Any:
+    """Return what an indifferent follower maximises, from a number or vector that the leader wants large, or back."""
+    return value if pessimistic is None else -value
 
 
 @inlined
@@ -204,7 +200,6 @@ def offer(y: Any, v: Any, c1: Any, c2: Any, limit1: Any, limit2: Any, csq10: Any
 def choose_rows(
     tables: Any,
     limits: Any,
-    shape: Any,
     rule: Any,
     begin: int,
     end: int,
@@ -218,10 +213,10 @@ def choose_rows(
     Returns:
         Whether all their entries are legal.
     """
-    (q1, q2, g1, g2), (m1, m2), (csq10, favour, _) = tables, shape, rule
-    number, step = q1.dtype.type, WIDTH // q1.itemsize
-    nothing, low, unfit = number(-np.inf), splat(q1, -np.inf), splat(q1, -favour * np.inf)
-    helps, spoilt = splat(q1, favour), splat(q1, 0.0)
+    (q1, q2, g1, g2), (csq10, pessimistic, _) = tables, rule
+    _, m1, m2 = q1.shape
+    nothing, low, lowest = q1.dtype.type(-np.inf), splat(q1, -np.inf), splat(q1, np.finfo(q1.dtype).min)
+    unfit, spoilt, step = wish(low, pessimistic), splat(q1, 0.0), WIDTH // q1.itemsize
     nan = unordered(spoilt, spoilt)
     tail = (m2 - 1) // step * step
     cells = below(q1, m2 - tail)
@@ -234,21 +229,23 @@ def choose_rows(
             y, v = load_some(q1, at, cells), load_some(q2, at, cells)
             c1, c2 = load_some(g1, at, cells), load_some(g2, at, cells)
             spoilt, nan = spoil(spoil(spoilt, y), v), nan | unordered(c1, c2)
-            v, y, safe = offer(helps * y, v, c1, c2, limit1, limit2, csq10, low, unfit)
+            v, y, safe = offer(wish(y, pessimistic), v, c1, c2, limit1, limit2, csq10, low, unfit)
             v, n = select(cells, v, low), count(bits(safe & cells))
             for at in range(start, start + tail, step):
+                rolled()
                 y_, v_, c1, c2 = load(q1, at), load(q2, at), load(g1, at), load(g2, at)
                 spoilt, nan = spoil(spoil(spoilt, y_), v_), nan | unordered(c1, c2)
-                v_, y_, safe = offer(helps * y_, v_, c1, c2, limit1, limit2, csq10, low, unfit)
+                v_, y_, safe = offer(wish(y_, pessimistic), v_, c1, c2, limit1, limit2, csq10, low, unfit)
                 n += count(bits(safe))
                 y = select(v_ > v, y_, select(v_ == v, larger(y, y_), y))
                 v = larger(v, v_)
-            top = largest(v)
-            value = number(favour) * largest(select(v == splat(q1, top), y, low))
-            value = value if top > nothing else nothing
+            top = larger(largest(v), lowest)  # which no cell has where there is no reply
+            value = wish(lane(largest(select(v == top, y, low))), pessimistic)
+            if pessimistic is not None:
+                value = value if value < np.inf else nothing
             n_safe[s, i] = n
             others = max(others, min(value, best))
-            row, reply, best = (i, top, value) if value > best else (row, reply, best)
+            row, reply, best = (i, lane(top), value) if value > best else (row, reply, best)
         pairs[0, s], feasible[s] = row, best > nothing
         numbers[VALUE_LEADER, s], numbers[VALUE_FOLLOWER, s], numbers[RUNNER_UP, s] = best, reply, best - others
     return bits(nan | unordered(spoilt, spoilt)) == 0
@@ -263,25 +260,26 @@ def excess(cost: Any, limit: Any, weight: Any, floor: Any, zero: Any) -> Any:
 @inlined
 def keys_of(tables: Any, limit1: Any, limit2: Any, rule: Any, at: int, cells: Any) -> Any:
     """Return the four keys of some cells of a row: a follower minimises, maximises, minimises and maximises them."""
-    (q1, q2, g1, g2), (csq10, favour, (weight1, weight2)) = tables, rule
-    zero, helps, tiny = splat(q1, 0.0), splat(q1, favour), np.finfo(q1.dtype).tiny
+    (q1, q2, g1, g2), (csq10, pessimistic, (weight1, weight2)) = tables, rule
+    zero, tiny = splat(q1, 0.0), np.finfo(q1.dtype).tiny
     # A product may underflow: a violation stays positive.
     floor1, floor2 = splat(q1, 0.0 if weight1 == 1.0 else tiny), splat(q1, 0.0 if weight2 == 1.0 else tiny)
     over1 = excess(load_some(g1, at, cells), limit1, splat(q1, weight1), floor1, zero)
     over2 = excess(load_some(g2, at, cells), limit2, splat(q1, weight2), floor2, zero)
-    y, v = helps * load_some(q1, at, cells), load_some(q2, at, cells)
+    y, v = wish(load_some(q1, at, cells), pessimistic), load_some(q2, at, cells)
     if csq10 is None:
         return over1 + over2, v, zero, y
-    return over2, v, helps * over1, y
+    return over2, v, wish(over1, pessimistic), y
 
 
 @inlined
-def find(tables: Any, limits: Any, shape: Any, rule: Any, s: int, row: int, keys: Any) -> Any:
+def find(tables: Any, limits: Any, rule: Any, s: int, row: int, keys: Any) -> Any:
     """Return the first column of a row that has these keys, and the next best Q2 at equal violation (-inf: none)."""
-    q1, m2 = tables[0], shape[1]
+    q1 = tables[0]
+    _, m1, m2 = q1.shape
     over, reply, third, value = keys
     limit1, limit2 = limit_of(limits, s)
-    step, start, column, tops, second = WIDTH // q1.itemsize, (s * shape[0] + row) * m2, 0, 0, splat(q1, -np.inf)
+    step, start, column, tops, second = WIDTH // q1.itemsize, (s * m1 + row) * m2, 0, 0, splat(q1, -np.inf)
     for offset in range((m2 - 1) // step * step, -1, -step):
         cells = below(q1, m2 - offset)
         o, v, t, y = keys_of(tables, limit1, limit2, rule, start + offset, cells)
@@ -291,95 +289,96 @@ def find(tables: Any, limits: Any, shape: Any, rule: Any, s: int, row: int, keys
         second = larger(second, select(equal & (v < splat(q1, reply)), v, second))
         hits = bits(top & (t == splat(q1, third)) & (y == splat(q1, value)))
         column = offset + first(hits) if hits else column
-    return column, reply if tops > 1 else largest(second)
+    return column, reply if tops > 1 else lane(largest(second))
 
 
 @inlined
-def write(tables: Any, shape: Any, s: int, row: int, column: int, others: Any, pairs: Any, numbers: Any) -> None:
+def write(tables: Any, s: int, row: int, column: int, others: Any, pairs: Any, numbers: Any) -> None:
     """Write the pair of a state, its values as they stand in the tables, and br_gap."""
-    at = (s * shape[0] + row) * shape[1] + column
     pairs[0, s], pairs[1, s] = row, column
-    numbers[VALUE_LEADER, s], numbers[VALUE_FOLLOWER, s] = tables[0][at], tables[1][at]
-    numbers[BR_GAP, s] = tables[1][at] - others
+    numbers[VALUE_LEADER, s], numbers[VALUE_FOLLOWER, s] = tables[0][s, row, column], tables[1][s, row, column]
+    numbers[BR_GAP, s] = tables[1][s, row, column] - others
 
 
 @njit
-def settle(tables: Any, limits: Any, shape: Any, rule: Any, s: int, pairs: Any, numbers: Any) -> None:
-    """Find the column of a feasible state whose row and values are known."""
-    zero, row = tables[0].dtype.type(0), pairs[0, s]
-    keys = zero, numbers[VALUE_FOLLOWER, s], zero, numbers[VALUE_LEADER, s] * tables[0].dtype.type(rule[1])
-    column, others = find(tables, limits, shape, rule, s, row, keys)
-    write(tables, shape, s, row, column, others, pairs, numbers)
-    numbers[VIOLATION, s] = zero
+def settle(tables: Any, limits: Any, rule: Any, begin: int, end: int, pairs: Any, feasible: Any, numbers: Any) -> None:
+    """Find the columns of the feasible states from `begin` to `end`, whose rows and values are known."""
+    zero = tables[0].dtype.type(0)
+    for s in range(begin, end):
+        if feasible[s]:
+            row, value = pairs[0, s], wish(numbers[VALUE_LEADER, s], rule[1])
+            keys = zero, numbers[VALUE_FOLLOWER, s], zero, value
+            column, others = find(tables, limits, rule, s, row, keys)
+            write(tables, s, row, column, others, pairs, numbers)
+            numbers[VIOLATION, s] = zero
 
 
 @inlined
-def reply_to(tables: Any, limits: Any, shape: Any, rule: Any, s: int, row: int) -> Any:
+def reply_to(tables: Any, limits: Any, rule: Any, s: int, row: int) -> Any:
     """Return the keys of the follower's reply to a row."""
-    q1, m2, step = tables[0], shape[1], WIDTH // tables[0].itemsize
+    q1, step = tables[0], WIDTH // tables[0].itemsize
+    _, m1, m2 = q1.shape
     low, high = splat(q1, -np.inf), splat(q1, np.inf)
     limit1, limit2 = limit_of(limits, s)
     over, v, third, y = high, low, high, low  # worse than any cell, whose Q2 is finite
     for offset in range(0, m2, step):
         cells = below(q1, m2 - offset)
-        o, w, t, z = keys_of(tables, limit1, limit2, rule, (s * shape[0] + row) * m2 + offset, cells)
+        o, w, t, z = keys_of(tables, limit1, limit2, rule, (s * m1 + row) * m2 + offset, cells)
         tied = (w > v) | ((w == v) & ((t < third) | ((t == third) & (z > y))))
         better = cells & ((o < over) | ((o == over) & tied))
-        over, v, third, y = (
-            select(better, o, over),
-            select(better, w, v),
-            select(better, t, third),
-            select(better, z, y),
-        )
+        over, v = select(better, o, over), select(better, w, v)
+        third, y = select(better, t, third), select(better, z, y)
     least_over = least(over)
-    v = select(over == splat(q1, least_over), v, low)
+    v = select(over == least_over, v, low)
     reply = largest(v)
-    kept = v == splat(q1, reply)
+    kept = v == reply
     least_third = least(select(kept, third, high))
-    return least_over, reply, least_third, largest(select(kept & (third == splat(q1, least_third)), y, low))
+    value = largest(select(kept & (third == least_third), y, low))
+    return lane(least_over), lane(reply), lane(least_third), lane(value)
 
 
 @njit
-def relax(tables: Any, limits: Any, shape: Any, rule: Any, s: int, pairs: Any, numbers: Any) -> None:
+def relax(tables: Any, limits: Any, rule: Any, s: int, pairs: Any, numbers: Any) -> None:
     """Solve an infeasible state: the pair of least violation."""
-    number = tables[0].dtype.type
-    csq10, favour, _ = rule
-    nothing = number(-np.inf)
-    row, least_over, best, others = -1, nothing, nothing, nothing
+    csq10, pessimistic, _ = rule
+    nothing = tables[0].dtype.type(-np.inf)
+    row, least_over, best, others = pairs[0, s], nothing, nothing, nothing
     keys = nothing, nothing, nothing, nothing
-    for i in range(shape[0]):
-        found = reply_to(tables, limits, shape, rule, s, i)
-        over, value = found[0], number(favour) * found[3]
+    for i in range(tables[0].shape[1]):
+        found = reply_to(tables, limits, rule, s, i)
+        over, value = found[0], wish(found[3], pessimistic)
         if csq10 is not None:
-            over += number(favour) * found[2]
-        if row >= 0 and over > least_over:
+            over += wish(found[2], pessimistic)
+        if i > 0 and over > least_over:
             continue
-        if row >= 0 and over == least_over:
+        if i > 0 and over == least_over:
             others = max(others, min(value, best))
             if value <= best:
                 continue
         else:
             others = nothing
         row, least_over, best, keys = i, over, value, found
-    column, others_in_row = find(tables, limits, shape, rule, s, row, keys)
-    write(tables, shape, s, row, column, others_in_row, pairs, numbers)
+    column, others_in_row = find(tables, limits, rule, s, row, keys)
+    write(tables, s, row, column, others_in_row, pairs, numbers)
     numbers[VIOLATION, s], numbers[RUNNER_UP, s] = least_over, best - others
 
 
 @njit
-def fall_back(tables: Any, limits: Any, shape: Any, rule: Any, fallback: int, s: int, pairs: Any, numbers: Any) -> None:
+def fall_back(tables: Any, limits: Any, rule: Any, fallback: int, s: int, pairs: Any, numbers: Any) -> None:
     """Replace the pair of an infeasible state by none, or by that of the largest Q1."""
-    q1, (m1, m2), (csq10, favour, _) = tables[0], shape, rule
+    q1, (csq10, pessimistic, _) = tables[0], rule
     if fallback == NONE:
         pairs[0, s] = pairs[1, s] = -1
         numbers[VALUE_LEADER, s] = numbers[VALUE_FOLLOWER, s] = np.nan
     else:
-        start, best = s * m1 * m2, 0
-        for cell in range(m1 * m2):
-            best = cell if q1[start + cell] > q1[start + best] else best
-        write(tables, shape, s, best // m2, best % m2, np.nan, pairs, numbers)
+        _, m1, m2 = q1.shape
+        row = column = 0
+        for i in range(m1):
+            for j in range(m2):
+                row, column = (i, j) if q1[s, i, j] > q1[s, row, column] else (row, column)
+        write(tables, s, row, column, q1[s, row, column], pairs, numbers)
         (limit1, limit2), cell = limit_of(limits, s), below(q1, 1)
-        over, _, third, _ = keys_of(tables, limit1, limit2, rule, start + best, cell)
-        total = over if csq10 is None else over + splat(q1, favour) * third
-        numbers[VIOLATION, s] = largest(select(cell, total, splat(q1, -np.inf)))
+        over, _, third, _ = keys_of(tables, limit1, limit2, rule, (s * m1 + row) * m2 + column, cell)
+        total = over if csq10 is None else over + wish(third, pessimistic)
+        numbers[VIOLATION, s] = lane(largest(select(cell, total, splat(q1, -np.inf))))
     numbers[BR_GAP, s] = numbers[RUNNER_UP, s] = np.nan
