@@ -17,42 +17,44 @@ from safemarl_bench.stackelberg.selection import Constraint, Problem, Selection
 def solve_states(problem: Problem) -> Selection:
     """Solve every state of the batch; see `safemarl_bench.stackelberg.solve`."""
     q_leader, q_follower = problem.q_leader, problem.q_follower
-    safe_leader, over_leader = excess(problem.leader_constraints, problem.scale[0])
-    safe_follower, over_follower = excess(problem.follower_constraints, problem.scale[1])
+    over_leader = excess(problem.leader_constraints, problem.scale[0])
+    over_follower = excess(problem.follower_constraints, problem.scale[1])
     violation = over_leader + over_follower
     joint = problem.semantics == "mip13"
 
     over = violation if joint else over_follower
     row_over = over.amin(-1, keepdim=True)
-    replies = q_follower.masked_fill(over != row_over, -math.inf)
+    replies = torch.where(over == row_over, q_follower, -math.inf)
     row_reply = replies.amax(-1, keepdim=True)
-    out = replies != row_reply
+    kept = replies == row_reply
     if not joint:
-        out = _narrow(over_leader, out, problem.tie)
+        kept = _narrow(over_leader, kept, problem.tie)
     if problem.tie == "optimistic":
-        row_value, columns = q_leader.masked_fill(out, -math.inf).max(-1)
+        row_value, columns = torch.where(kept, q_leader, -math.inf).max(-1)
     else:
-        row_value, columns = q_leader.masked_fill(out, math.inf).min(-1)
+        row_value, columns = torch.where(kept, q_leader, math.inf).min(-1)
 
     columns = columns.unsqueeze(-1)
     row_violation = (row_over if joint else violation.gather(-1, columns)).squeeze(-1)
     least = row_violation.amin(-1, keepdim=True)
-    rows = row_value.masked_fill(row_violation != least, -math.inf)
+    rows = torch.where(row_violation == least, row_value, -math.inf)
     value_leader, leader = rows.max(-1)
 
     # br_gap and runner_up: the best of what is left once the choice itself is struck out.
     at = leader.unsqueeze(-1)
     column = columns.squeeze(-1).gather(-1, at)
     value_follower = row_reply.squeeze(-1).gather(-1, at).squeeze(-1)
-    others = replies.scatter(-1, columns, -math.inf).amax(-1).gather(-1, at).squeeze(-1)
+    row = at.unsqueeze(-1).expand(*at.shape, replies.shape[-1])
+    others = replies.gather(-2, row).squeeze(-2).scatter_(-1, column, -math.inf).amax(-1)
+    least = least.squeeze(-1)
     selection = Selection(
         leader=leader,
         follower=column.squeeze(-1),
-        feasible=least.squeeze(-1) == 0,
+        feasible=least == 0,
         value_leader=value_leader,
         value_follower=value_follower,
-        violation=least.squeeze(-1),
-        n_safe=(safe_leader & safe_follower).sum(-1),
+        violation=least,
+        n_safe=(violation == 0).sum(-1),
         br_gap=value_follower - others,
         runner_up=value_leader - rows.scatter(-1, at, -math.inf).amax(-1),
         backend="torch",
@@ -63,27 +65,27 @@ def solve_states(problem: Problem) -> Selection:
     return _fall_back(selection, q_leader, q_follower, violation)
 
 
-def excess(constraints: tuple[Constraint, ...], weight: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return where one agent's constraints all hold, and its weighted violation: 0 exactly there; (..., m1, m2)."""
+def excess(constraints: tuple[Constraint, ...], weight: float) -> torch.Tensor:
+    """Return one agent's weighted violation, (..., m1, m2): exactly 0 where all its constraints hold, else positive."""
     table, limit = constraints[0]
-    safe = table <= limit
-    over = (table - limit).masked_fill_(safe, 0.0)
-    for table, limit in constraints[1:]:
-        holds = table <= limit
-        over += (table - limit).masked_fill_(holds, 0.0)
-        safe &= holds
+    if len(constraints) == 1 and weight == 1.0 and isinstance(limit, float) and math.isfinite(limit):
+        return torch.relu_(table - limit)  # a difference of unequal numbers is never 0
+    over = torch.zeros_like(table)
+    for table, limit in constraints:
+        over += torch.where(table <= limit, 0.0, table - limit)  # inf - inf is not taken
     if weight != 1.0:  # a product may underflow: a violation stays positive
-        over = over.mul_(weight).clamp_min_(torch.finfo(over.dtype).tiny).masked_fill_(safe, 0.0)
-    return safe, over
+        weighted = (over * weight).clamp_min_(torch.finfo(over.dtype).tiny)
+        over = torch.where(over == 0, over, weighted)
+    return over
 
 
-def _narrow(over_leader: torch.Tensor, out: torch.Tensor, tie: str) -> torch.Tensor:
+def _narrow(over_leader: torch.Tensor, kept: torch.Tensor, tie: str) -> torch.Tensor:
     """Keep, of the follower's tied replies in each row, those with the least (pessimistic: largest) G1 violation."""
     if tie == "optimistic":
-        edge = over_leader.masked_fill(out, math.inf).amin(-1, keepdim=True)
+        edge = torch.where(kept, over_leader, math.inf).amin(-1, keepdim=True)
     else:
-        edge = over_leader.masked_fill(out, -1.0).amax(-1, keepdim=True)
-    return (over_leader != edge).logical_or_(out)
+        edge = torch.where(kept, over_leader, -1.0).amax(-1, keepdim=True)
+    return (over_leader == edge).logical_and_(kept)
 
 
 def _fall_back(
