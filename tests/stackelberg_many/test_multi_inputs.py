@@ -1,6 +1,7 @@
 """Invalid input to `solve_multi` is one clear line, and nothing hangs."""
 
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,7 +9,16 @@ import torch
 
 from safemarl_bench import stackelberg
 from safemarl_bench.errors import MissingDependency, SafeMARLBenchError, SolveError
-from safemarl_bench.stackelberg.many import branch_and_bound, dynamic_program, enumeration, exact_row, highs
+from safemarl_bench.stackelberg.many import (
+    branch_and_bound,
+    dynamic_program,
+    enumeration,
+    exact_row,
+    highs,
+    subgradient,
+    units,
+)
+from safemarl_bench.stackelberg.many.problem import read_multi
 
 Q = np.arange(24.0).reshape(2, 3, 4)
 C = np.ones((2, 3, 4))
@@ -145,14 +155,52 @@ def test_a_missing_solver_names_the_extra(monkeypatch):
         stackelberg.solve_multi(Q, Q, C, 2, method="highs")
 
 
+COMPILED = {
+    dynamic_program: (
+        ["shift", "best_coalition", "best_equilibrium", "trace", "least_totals", "exact_totals", "precedes"]
+    ),
+    subgradient: ["descend"],
+    units: ["to_units"],
+}
+
+
 def test_the_plain_source_of_the_compiled_functions_gives_the_same(draw, model, monkeypatch):
     """What a user without numba runs."""
     rng = np.random.default_rng(5)
-    cases = [draw("tied integers", rng, budgets, 3) for budgets in (0, 1, 1, 1)]
-    compiled = [stackelberg.solve_multi(*case.tables, **case.options, model=model) for case in cases]
-    for name in ("shift", "best_coalition", "best_equilibrium", "trace", "least_totals", "exact_totals", "precedes"):
-        function = getattr(dynamic_program, name)
-        monkeypatch.setattr(dynamic_program, name, getattr(function, "py_func", function))
-    for case, expected in zip(cases, compiled, strict=True):
-        found = stackelberg.solve_multi(*case.tables, **case.options, model=model, method="dynamic_program")
-        assert (found.leader, found.followers.tolist()) == (expected.leader, expected.followers.tolist())
+    cases = [draw(kind, rng, 1, 3) for kind in ("tied integers", "normal", "negative costs")]
+
+    def answers():
+        for case in cases:
+            for method in ("dynamic_program", "branch_and_bound"):
+                found = stackelberg.solve_multi(*case.tables, **case.options, model=model, method=method)
+                yield found.leader, found.followers.tolist()
+
+    compiled = list(answers())
+    for module, names in COMPILED.items():
+        for name in names:
+            function = getattr(module, name)
+            monkeypatch.setattr(module, name, getattr(function, "py_func", function))
+    assert list(answers()) == compiled
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_units_are_the_tables_up_to_half_a_unit_and_their_sums_fit(dtype):
+    rng = np.random.default_rng(7)
+    for scale in (1e-30, 1.0, 1e6):
+        tables = (scale * rng.normal(size=(2, 6, 3, 4))).astype(dtype).astype(float)
+        problem = read_multi(tables[0], tables[1], None, None, None, None, "gne")
+        for table, whole, exponent in (
+            (tables[0], problem.q_leader, problem.leader_exponent),
+            (tables[1], problem.q_coalition, problem.coalition_exponent),
+        ):
+            assert 2**58 < 6 * np.abs(whole).max() < 2**60
+            errors = [
+                abs(Fraction(entry) - int(unit) * Fraction(2) ** exponent)
+                for entry, unit in zip(table.swapaxes(0, 1).flat, whole.flat, strict=True)
+            ]
+            assert max(errors) <= Fraction(2) ** exponent / 2
+            assert dtype is np.float64 or sorted(errors)[len(errors) // 2] == 0  # 24 bits mostly fit
+    integers = rng.integers(-9, 10, size=(6, 3, 4))
+    problem = read_multi(integers, integers, integers, 3, None, None, "gne")
+    np.testing.assert_array_equal(problem.q_leader, integers.swapaxes(0, 1))
+    assert (problem.leader_exponent, problem.coalition_exponent, problem.integer) == (0, 0, True)

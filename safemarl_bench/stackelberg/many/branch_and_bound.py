@@ -197,7 +197,7 @@ def _row(problem: MultiProblem, i: int, relaxation: Relaxation, allowed: np.ndar
     ranked = np.sort(reduced, axis=1)
     regret = ranked[:, -1] - (ranked[:, -2] if ranked.shape[1] > 1 else -np.inf)
     order = np.argsort(-regret, kind="stable")
-    reduced, cost = reduced[order], problem.cost[i][:, order]
+    reduced, cost = reduced[order], problem.cost[:, i, order]
     cheapest = np.where(allowed[i, order], cost, np.iinfo(np.int64).max).min(2)
     return Row(
         i,

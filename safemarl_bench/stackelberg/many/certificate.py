@@ -111,8 +111,7 @@ def exact_rows(problem: MultiProblem, Q1: Any, C: Any, d: Any, Q0: Any) -> list[
 def _price(multipliers: np.ndarray, exponents: np.ndarray) -> np.ndarray:
     """Return multipliers of the tables' numbers for those of units; any number will do where one would overflow."""
     with np.errstate(over="ignore"):
-        prices: np.ndarray = np.minimum(np.ldexp(multipliers, exponents), 1e300)
-    return prices
+        return np.asarray(np.minimum(np.ldexp(multipliers, exponents), 1e300))
 
 
 def _limit(cost: list[list[int]], actions: list[list[int]], limit: float, unit: int) -> int:

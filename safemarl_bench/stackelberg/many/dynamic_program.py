@@ -88,7 +88,7 @@ def _shifted(problem: MultiProblem) -> tuple[np.ndarray, np.ndarray]:
     m1, followers, m = problem.q_leader.shape
     shifted, widths = np.empty((m1, followers, m), np.int64), np.empty(m1, np.int64)
     if len(problem.budget):
-        shift(problem.cost[:, 0], problem.safe, problem.budget[0], shifted, widths)
+        shift(problem.cost[0], problem.safe, problem.budget[0], shifted, widths)
     else:
         shift(np.zeros_like(shifted), problem.safe, np.int64(0), shifted, widths)
     return shifted, widths

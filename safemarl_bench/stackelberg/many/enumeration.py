@@ -135,7 +135,7 @@ def _split(problem: MultiProblem, i: int, tried: Actions) -> tuple[Block, Action
             np.column_stack([np.repeat(j, len(block.columns)), np.tile(block.columns, (len(j), 1))]),
             np.add.outer(problem.q_leader[i, n, j], block.q_leader).ravel(),
             np.add.outer(problem.q_coalition[i, n, j], block.q_coalition).ravel(),
-            (problem.cost[i][:, n, j, None] + block.cost[:, None, :]).reshape(budgets, len(j) * len(block.columns)),
+            (problem.cost[:, i, n, j, None] + block.cost[:, None, :]).reshape(budgets, len(j) * len(block.columns)),
         )
     return block, tried[:n]
 
@@ -144,7 +144,7 @@ def _prefixes(
     problem: MultiProblem, i: int, tried: Actions, deadline: float
 ) -> Iterator[tuple[tuple[int, ...], int, int, list[int]]]:
     """Yield actions of the first followers, their sums of q_leader and q_coalition, and what is left of each budget."""
-    leader, coalition, cost = problem.q_leader[i].tolist(), problem.q_coalition[i].tolist(), problem.cost[i].tolist()
+    leader, coalition, cost = problem.q_leader[i].tolist(), problem.q_coalition[i].tolist(), problem.cost[:, i].tolist()
     for actions in itertools.product(*(column.tolist() for column in tried)):
         if time.monotonic() > deadline:
             raise SolveError(f"enumeration found no answer within {TIME_LIMIT:g} s: use another method")

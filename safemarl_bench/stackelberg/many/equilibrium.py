@@ -16,7 +16,7 @@ def are_equilibria(problem: MultiProblem, i: int, columns: np.ndarray) -> np.nda
         columns: (S, N) int64, one safe action per follower and profile, each profile within the budgets.
     """
     numbers = np.arange(columns.shape[1])
-    cost = problem.cost[i]
+    cost = problem.cost[:, i]
     used = cost[:, numbers, columns].sum(2)  # (K, S)
     stable = np.ones(len(columns), bool)
     for n in numbers:
@@ -32,7 +32,7 @@ def undominated(problem: MultiProblem, i: int) -> np.ndarray:
 
     Whoever takes one of the others can always deviate, so no equilibrium holds them.
     """
-    q, cost, safe = problem.q_follower[i], problem.cost[i], problem.safe[i]
+    q, cost, safe = problem.q_follower[i], problem.cost[:, i], problem.safe[i]
     better = q[:, None, :] > q[:, :, None]  # (N, j, a): a is better than j
     cheaper = (cost[:, :, None, :] <= cost[:, :, :, None]).all(0)
     return np.asarray(safe & ~(better & cheaper & safe[:, None, :]).any(2))

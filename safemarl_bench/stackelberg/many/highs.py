@@ -74,7 +74,7 @@ class RowProgram:
         self.numbers = np.arange(problem.q_leader.shape[1])
         allowed = problem.safe[i] if problem.model == "coalition" else undominated(problem, i)
         self.owner, self.action = np.nonzero(allowed)
-        self.cost = problem.cost[i][:, self.owner, self.action]
+        self.cost = problem.cost[:, i, self.owner, self.action]
         self.solver = highspy.Highs()
         options = {"output_flag": False, "threads": 1, "mip_rel_gap": 0.0, "mip_abs_gap": 0.0}
         options |= {"mip_feasibility_tolerance": TOLERANCE, "primal_feasibility_tolerance": TOLERANCE}
@@ -115,7 +115,7 @@ class RowProgram:
 
     def fits(self, columns: np.ndarray) -> bool:
         """Return whether a profile is within the budgets."""
-        used = self.problem.cost[self.i][:, self.numbers, columns].sum(1)
+        used = self.problem.cost[:, self.i, self.numbers, columns].sum(1)
         return bool((used <= self.problem.budget).all())
 
     def best(self, payoff: np.ndarray, accept: Accept) -> np.ndarray | None:
@@ -203,7 +203,7 @@ class RowProgram:
 
     def _needed(self, n: int, column: Any, lowest: np.ndarray) -> list[np.ndarray]:
         """Return tau (K,) for each better action, unless some total is at least that large anyway."""
-        q, cost = self.problem.q_follower[self.i, n], self.problem.cost[self.i][:, n]
+        q, cost = self.problem.q_follower[self.i, n], self.problem.cost[:, self.i, n]
         j = self.action[column]
         better = np.flatnonzero(self.problem.safe[self.i, n] & (q > q[j]))
         taus = self.problem.budget[:, None] + 1 - cost[:, better] + cost[:, j, None]

@@ -72,7 +72,7 @@ def relax(problem: MultiProblem, payoff: np.ndarray, allowed: np.ndarray) -> Rel
     possible = np.logical_and.reduce(allowed.any(2), axis=1)
     allowed = allowed | ~possible[:, None, None]  # such rows get numbers that nobody reads
     q = np.where(allowed, payoff, -np.inf).astype(np.float64)
-    cost = np.where(allowed[:, None], problem.cost, 0).astype(np.float64)
+    cost = np.where(allowed[:, None], problem.cost.swapaxes(0, 1), 0).astype(np.float64)
     most = np.where(allowed[:, None], cost, -np.inf).max(3).sum(2)
     budget = np.minimum(problem.budget, most)  # beyond that all are the same
     highest, least = q.max(2), np.where(allowed, payoff, np.inf).min(2)

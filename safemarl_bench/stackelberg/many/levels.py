@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from safemarl_bench.errors import SolveError
-from safemarl_bench.stackelberg.many.problem import read_table
+from safemarl_bench.stackelberg.many.problem import check_table, reject_entries
 
 
 class LevelSelection(NamedTuple):
@@ -44,14 +44,17 @@ def solve_levels(Q: Any, G: Any, d: Any) -> LevelSelection:
     Raises:
         SolveError: invalid tables or limits.
     """
-    payoffs, costs = read_table("Q", Q), read_table("G", G, infinite=True)
-    levels = payoffs.ndim - 1
-    if levels < 1 or len(payoffs) != levels or 0 in payoffs.shape:
-        raise SolveError(f"Q must be (n, m1, ..., mn) with n levels and at least one action each, got {payoffs.shape}")
-    if costs.shape != payoffs.shape:
-        raise SolveError(f"G must have the shape {payoffs.shape} of Q, got {costs.shape}")
+    shape = check_table("Q", Q)
+    levels = len(shape) - 1
+    if levels < 1 or shape[0] != levels or 0 in shape:
+        raise SolveError(f"Q must be (n, m1, ..., mn) with n levels and at least one action each, got {shape}")
+    if check_table("G", G) != shape:
+        raise SolveError(f"G must have the shape {shape} of Q, got {G.shape}")
+    reject_entries("Q", ~np.isfinite(Q), "NaN or infinite")
+    reject_entries("G", np.isnan(G), "NaN")
     limits = _read_limits(d, levels)
-    played = np.logical_and.reduce([cost <= limit for cost, limit in zip(costs, limits, strict=True)])
+    payoffs = Q.astype(np.float64)
+    played = np.logical_and.reduce([cost <= limit for cost, limit in zip(G, limits, strict=True)])
     if not played.any():
         return LevelSelection(np.full(levels, -1, np.int64), False, np.full(levels, np.nan))
     for level in reversed(range(levels)):

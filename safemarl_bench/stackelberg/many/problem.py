@@ -13,18 +13,18 @@ from safemarl_bench.stackelberg.inputs import check_option
 MODELS = ("coalition", "gne")
 
 BITS = 60
-"""Largest sums take this many bits of an int64, which leaves room to add and subtract a few of them."""
+"""Sums of units stay below 2**BITS, which leaves room in an int64 to add and subtract a few of them."""
 
 UNBOUNDED = 1 << BITS
-"""A budget that no sum reaches."""
+"""A budget that no sum reaches, in units of cost."""
 
 
 class MultiProblem(NamedTuple):
-    """One leader, N followers, K budgets; the leader's action is the first axis of every table.
+    """One leader, N followers, K budgets; tables have the leader's action in front of the follower.
 
     Sums are taken over int64 *units*: entry ``x`` of a table stands for ``x * 2**exponent``. Tables of integers are
-    their own units. Others are rounded once, to units of 2**-59 or less of their largest entry times N + 1, which moves
-    less than the rounding of a sum in float64; every sum of units is exact, in any order.
+    their own units. Others are rounded once, to units of at most 2**-59 of the largest sum that they could have, which
+    moves less than the rounding of sums in float64; every sum of units is exact, in any order.
 
     Attributes:
         model: "coalition" or "gne".
@@ -34,7 +34,7 @@ class MultiProblem(NamedTuple):
         q_follower: (m1, N, m) float64, each follower's payoff as given.
         q_coalition: (m1, N, m) int64, the same in units.
         coalition_exponent: of q_coalition.
-        cost: (m1, K, N, m) int64, use of each budget.
+        cost: (K, m1, N, m) int64, use of each budget.
         budget: (K,) int64, in units of cost; sums of cost are compared with it.
         cost_exponent: (K,) int64.
         integer: whether all costs are integers as they are: every `cost_exponent` is 0.
@@ -68,113 +68,98 @@ def read_multi(Q1: Any, Q2: Any, C: Any, d: Any, Q0: Any, safe: Any, model: str)
         SolveError: anything that the docstring of `solve_multi` calls invalid.
     """
     check_option("model", model, MODELS)
-    q_leader, q_follower = read_table("Q1", Q1), read_table("Q2", Q2)
-    shape = q_leader.shape
-    if q_leader.ndim != 3 or 0 in shape:
+    shape = check_table("Q1", Q1)
+    if len(shape) != 3 or 0 in shape:
         raise SolveError(f"Q1 must be (N, m1, m) with at least one follower and action each, got shape {shape}")
-    if q_follower.shape != shape:
-        raise SolveError(f"Q2 must have the shape {shape} of Q1, got {q_follower.shape}")
-    q_own = np.zeros(shape[1]) if Q0 is None else read_table("Q0", Q0)
-    if q_own.shape != shape[1:2]:
-        raise SolveError(f"Q0 must be (m1,) = ({shape[1]},), one number per action of the leader, got {q_own.shape}")
-    leader_exponent = _exponent("Q1", shape[0] + 1, q_leader, q_own)
-    coalition_exponent = _exponent("Q2", shape[0], q_follower)
-    cost, budget, exponents, integer = _read_budgets(C, d, shape)
+    if check_table("Q2", Q2) != shape:
+        raise SolveError(f"Q2 must have the shape {shape} of Q1, got {Q2.shape}")
+    if Q0 is not None and check_table("Q0", Q0) != shape[1:2]:
+        raise SolveError(f"Q0 must be (m1,) = ({shape[1]},), one number per action of the leader, got {Q0.shape}")
+    limits = _read_limits(C, d, shape)
+    tables = np.empty((2 + len(limits), *shape))
+    tables[0], tables[1] = Q1, Q2
+    if limits:
+        tables[2:] = C
+    own = np.zeros(shape[1]) if Q0 is None else Q0.astype(np.float64)
+    units, own_units, exponents = _in_units(tables, own)
+    leader_exponent, coalition_exponent, *cost_exponents = exponents.tolist()
+    budget = [_budget_units(limit, exponent) for limit, exponent in zip(limits, cost_exponents, strict=True)]
     return MultiProblem(
         model,
-        _units(q_own, leader_exponent),
-        _by_row(_units(q_leader, leader_exponent)),
+        own_units,
+        units[0],
         leader_exponent,
-        _by_row(q_follower),
-        _by_row(_units(q_follower, coalition_exponent)),
+        np.ascontiguousarray(tables[1].swapaxes(0, 1)),
+        units[1],
         coalition_exponent,
-        cost,
-        budget,
-        exponents,
-        integer,
+        units[2:],
+        np.array(budget, np.int64),
+        exponents[2:],
+        not any(cost_exponents),
         _read_safe(safe, shape),
     )
 
 
-def _by_row(table: np.ndarray) -> np.ndarray:
-    """Return (m1, N, m) for (N, m1, m)."""
-    return np.ascontiguousarray(table.swapaxes(0, 1))
-
-
-def read_table(name: str, table: Any, *, infinite: bool = False) -> np.ndarray:
-    """Return a float64 copy of a table of real numbers, which may be infinite only if `infinite`.
+def check_table(name: str, table: Any) -> tuple[int, ...]:
+    """Return the shape of a table of real numbers.
 
     Raises:
-        SolveError: no NumPy array of float32, float64 or integers, NaN, integers beyond 2**53, or what is infinite.
+        SolveError: no NumPy array of float32, float64 or integers; integers beyond 2**53.
     """
     if not isinstance(table, np.ndarray) or table.dtype.kind not in "iuf" or table.dtype.itemsize > 8:
         kind = type(table)
         got = f"dtype {table.dtype}" if isinstance(table, np.ndarray) else f"{kind.__module__}.{kind.__name__}"
         raise SolveError(f"{name} must be a numpy array of float32, float64 or integers, got {got}")
-    numbers = table.astype(np.float64)
-    if not math.isfinite(np.vdot(numbers, numbers)):  # that of finite numbers may overflow
-        bad = np.argwhere(np.isnan(numbers) if infinite else ~np.isfinite(numbers))
-        if len(bad):
-            at = tuple(map(int, bad[0]))
-            what = "NaN" if infinite else "NaN or infinite"
-            raise SolveError(f"{name} has {len(bad)} {what} entries, the first at {at}; expected none")
-    if table.dtype.kind != "f" and (np.abs(numbers) > 2.0**53).any():
+    if table.dtype.kind != "f" and ((table > 2**53) | (table < -(2**53))).any():
         raise SolveError(f"{name} holds integers beyond 2**53, which float64 does not tell apart")
-    return numbers
+    return tuple(table.shape)
 
 
-def _exponent(name: str, terms: int, *tables: np.ndarray) -> int:
-    """Return the exponent of units in which sums of that many entries stay below 2**BITS: 0 for integers if it will do.
+def reject_entries(name: str, bad: np.ndarray, what: str) -> None:
+    """Raise `SolveError` if an entry is bad; `bad` is a bool array of the table's shape."""
+    if bad.any():
+        at = tuple(map(int, np.argwhere(bad)[0]))
+        raise SolveError(f"{name} has {int(bad.sum())} {what} entries, the first at {at}; expected none")
+
+
+def _in_units(tables: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the tables Q1, Q2 and C as (2 + K, m1, N, m) int64, own payoffs as (m1,) int64, exponents (2 + K,).
 
     Raises:
-        SolveError: such sums overflow float64.
+        SolveError: an entry is NaN or infinite, or sums over the followers overflow float64.
     """
-    largest = terms * max(max(float(table.max()), -float(table.min())) for table in tables)
-    if largest < 2.0**53 and all(_are_integers(table) for table in tables):
-        return 0
-    if not math.isfinite(largest):
+    from safemarl_bench.stackelberg.many.units import to_units  # numba takes half a second to import
+
+    count, followers, rows, columns = tables.shape
+    units, own_units = np.empty((count, rows, followers, columns), np.int64), np.empty(rows, np.int64)
+    exponents = np.empty(count, np.int64)
+    wrong = to_units(tables, own, units, own_units, exponents)
+    if wrong:
+        costs = tables[2:] if count != 3 else tables[2]
+        for name, table in (("Q1", tables[0]), ("Q2", tables[1]), ("Q0", own), ("C", costs)):
+            reject_entries(name, ~np.isfinite(table), "NaN or infinite")
+        name = ("Q1", "Q2", "C")[min(wrong - 1, 2)]
         raise SolveError(f"{name} is too large: its sums over the followers overflow")
-    return math.frexp(largest)[1] - BITS
+    return units, own_units, exponents
 
 
-def _are_integers(table: np.ndarray) -> bool:
-    return float(table.flat[0]).is_integer() and bool((np.rint(table) == table).all())
-
-
-def _units(table: np.ndarray, exponent: int) -> np.ndarray:
-    return (np.rint(np.ldexp(table, -exponent)) if exponent else table).astype(np.int64)
-
-
-def _read_budgets(C: Any, d: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
-    """Return cost (m1, K, N, m), budget (K,), exponents (K,), all int64, and whether all costs are integers."""
-    followers, m1, m = shape
+def _read_limits(C: Any, d: Any, shape: tuple[int, ...]) -> list[float]:
+    """Check C's shape, and return a limit per budget."""
     if C is None or d is None:
         if C is not None or d is not None:
             raise SolveError("C and d come together: got one of them and None for the other")
-        nothing = np.zeros(0, np.int64)
-        return np.zeros((m1, 0, followers, m), np.int64), nothing, nothing, True
-    tables = read_table("C", C)
-    if tables.shape[-3:] != shape or tables.ndim > 4:
-        raise SolveError(f"C must have the shape {shape} of Q1, or (K, ...) in front of it, got {tables.shape}")
-    limits = _read_limits(d, tables.shape[:-3])
-    if tables.ndim == 3:
-        tables = tables[None]
-    exponents = [_exponent("C", followers, table) for table in tables]
-    cost = np.empty((m1, len(tables), followers, m), np.int64)
-    budget = np.empty(len(tables), np.int64)
-    for k, exponent in enumerate(exponents):
-        cost[:, k] = _units(tables[k], exponent).swapaxes(0, 1)
-        budget[k] = _budget_units(limits[k], exponent)
-    return cost, budget, np.array(exponents, np.int64), not any(exponents)
-
-
-def _read_limits(d: Any, shape: tuple[int, ...]) -> list[float]:
+        return []
+    axes = check_table("C", C)
+    if axes[-3:] != shape or len(axes) > 4:
+        raise SolveError(f"C must have the shape {shape} of Q1, or (K, ...) in front of it, got {axes}")
     try:
         limits = np.asarray(d, np.float64)
     except (TypeError, ValueError) as error:
         raise SolveError(f"d must be a number per budget, got {d!r}") from error
-    if limits.shape != shape:
-        wanted = f"of shape {shape}, a number per budget" if shape else "one number beside C of shape (N, m1, m)"
+    if limits.shape != axes[:-3]:
+        wanted = (
+            f"of shape {axes[:-3]}, a number per budget" if axes[:-3] else "one number beside C of shape (N, m1, m)"
+        )
         raise SolveError(f"d must be {wanted}, got shape {limits.shape}")
     numbers: list[float] = limits.ravel().tolist()
     if any(map(math.isnan, numbers)):
@@ -197,4 +182,4 @@ def _read_safe(safe: Any, shape: tuple[int, ...]) -> np.ndarray:
     if not isinstance(safe, np.ndarray) or safe.dtype != bool or safe.shape != shape:
         got = f"{safe.dtype} of shape {safe.shape}" if isinstance(safe, np.ndarray) else type(safe).__name__
         raise SolveError(f"safe must be a bool array of the shape {shape} of Q1, got {got}")
-    return _by_row(safe)
+    return np.ascontiguousarray(safe.swapaxes(0, 1))

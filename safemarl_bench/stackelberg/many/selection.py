@@ -49,15 +49,16 @@ def describe(problem: MultiProblem, profile: Profile | None, method: str) -> Mul
         nan, used = np.full(followers, math.nan), np.full(len(problem.budget), math.nan)
         return MultiSelection(-1, nothing, False, math.nan, nan, used, problem.model, method)
     i, actions = profile
-    columns, numbers = np.array(actions, np.int64), np.arange(followers)
-    total = int(problem.q_own[i]) + int(problem.q_leader[i, numbers, columns].sum())
-    used = problem.cost[i][:, numbers, columns].sum(1)
+    columns = np.array(actions, np.int64)
+    chosen = np.arange(followers), columns
+    total = int(problem.q_own[i] + np.add.reduce(problem.q_leader[i][chosen]))
+    used = np.add.reduce(problem.cost[:, i, *chosen], 1)
     return MultiSelection(
         leader=i,
         followers=columns,
         feasible=True,
         value_leader=math.ldexp(total, problem.leader_exponent),
-        value_followers=problem.q_follower[i, numbers, columns],
+        value_followers=problem.q_follower[i][chosen],
         used=np.ldexp(used.astype(np.float64), problem.cost_exponent),
         model=problem.model,
         method=method,
