@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from safemarl_bench.stackelberg.inputs import check_scale, read_constraints
+from safemarl_bench.stackelberg.numpy_backend import excess
 from safemarl_bench.stackelberg.selection import is_tensor
 
 
@@ -37,9 +38,9 @@ def exploration_pairs(
     """
     leader, follower = read_constraints((G1, G2), (d1, d2), constraint_axis=constraint_axis)
     weights = check_scale(scale, G1)
-    library = "torch" if is_tensor(G1) else "numpy"
-    excess = importlib.import_module(f"safemarl_bench.stackelberg.{library}_backend").excess
-    violation = excess(leader, weights[0])[1] + excess(follower, weights[1])[1]
-    if library == "torch":
+    if is_tensor(G1):
+        torch_excess = importlib.import_module("safemarl_bench.stackelberg.torch_backend").excess
+        violation = torch_excess(leader, weights[0]) + torch_excess(follower, weights[1])
         return violation == violation.amin((-2, -1), keepdim=True)
+    violation = excess(leader, weights[0])[1] + excess(follower, weights[1])[1]
     return violation == violation.min((-2, -1), keepdims=True)
