@@ -339,6 +339,12 @@ GOLDEN = {
 }
 """(suite, version) -> sha256 of `golden_lines`."""
 
+WITHOUT_AVX512 = {
+    ("roundabout", 1): "3ae8eac189391ddac3709ff2ef8b524b63d55247d1bf006ba242426277b3a427",
+    ("roundabout-official", 1): "ff258334b707fe6828ed2c2997d010e38dab9a9841c2b7c0b3a09d1bed6a0650",
+}
+"""The same where the processor has no AVX-512: NumPy's functions then differ in last bits on curved lanes."""
+
 
 def golden_lines(suite: str) -> list[str]:
     """Return what 14 episodes show, one line per decision, numbers to 6 decimals."""
@@ -372,7 +378,7 @@ def test_the_pinned_trace_changes_only_with_the_suites_version(suite: str) -> No
     version = smb.get_suite(suite).version
     digest = hashlib.sha256("\n".join(golden_lines(suite)).encode()).hexdigest()
     assert (suite, version) in GOLDEN, f"pin the trace of {suite}@{version} in GOLDEN: {digest}"
-    assert digest == GOLDEN[suite, version], (
+    assert digest in (GOLDEN[suite, version], WITHOUT_AVX512.get((suite, version))), (
         f"the behaviour of {suite} changed: if that is meant, bump the version in suites/{suite}.toml "
         f"and pin the new trace in GOLDEN: {digest}"
     )
