@@ -39,8 +39,8 @@ def exploration_pairs(
     leader, follower = read_constraints((G1, G2), (d1, d2), constraint_axis=constraint_axis)
     weights = check_scale(scale, G1)
     if is_tensor(G1):
-        torch_excess = importlib.import_module("safemarl_bench.stackelberg.torch_backend").excess
-        violation = torch_excess(leader, weights[0]) + torch_excess(follower, weights[1])
-        return violation == violation.amin((-2, -1), keepdim=True)
+        slack = importlib.import_module("safemarl_bench.stackelberg.torch_backend").slack
+        slacks = slack(leader, weights[0]) + slack(follower, weights[1])
+        return slacks == slacks.amax((-2, -1), keepdim=True)
     violation = excess(leader, weights[0])[1] + excess(follower, weights[1])[1]
     return violation == violation.min((-2, -1), keepdims=True)

@@ -6,7 +6,8 @@ import functools
 import math
 import numbers
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ from safemarl_bench.stackelberg.selection import Constraint, Problem, is_tensor
 SEMANTICS = ("mip13", "csq10")
 TIES = ("optimistic", "pessimistic")
 FALLBACKS = ("least_violation", "none", "raise", "max_q1")
+NO_WEIGHTS = (1.0, 1.0)
+
+Named = tuple[str, Any]
+"""A table and what to call it."""
 
 _FLOATS: dict[Any, Any] = {np.dtype(kind): kind for kind in (np.float32, np.float64)}
 """Legal dtypes of tables -> NumPy's scalar type; torch's dtypes join when they are first seen."""
@@ -53,7 +58,7 @@ def read_problem(
         check_option("fallback", fallback, FALLBACKS)
     d_leader, d_follower = d
     plain_limits = type(d_leader) is type(d_follower) is float and d_leader == d_leader and d_follower == d_follower
-    if plain_limits and _are_plain(*tables):
+    if plain_limits and are_plain(*tables):
         q_leader, q_follower, g_leader, g_follower = tables
         leaders: tuple[Constraint, ...] = ((g_leader, _round(d_leader, g_leader.dtype)),)
         followers: tuple[Constraint, ...] = ((g_follower, _round(d_follower, g_leader.dtype)),)
@@ -66,7 +71,7 @@ def read_problem(
             )
         leaders = _read_constraints("1", g_leader, d_leader, shape)
         followers = _read_constraints("2", g_follower, d_follower, shape)
-    weights = (1.0, 1.0) if scale == (1.0, 1.0) else check_scale(scale, q_leader)
+    weights = check_scale(scale, q_leader)
     problem = Problem(q_leader, q_follower, leaders, followers, semantics, tie, fallback, weights)
     if entries:
         check_entries(problem)
@@ -76,7 +81,7 @@ def read_problem(
 def check_entries(problem: Problem) -> None:
     """Raise `SolveError`, with the first place, where an entry of Q is not finite or one of G is NaN."""
     rewards = ("Q1", problem.q_leader), ("Q2", problem.q_follower)
-    _check_entries(*rewards, *_named("G1", problem.leader_constraints), *_named("G2", problem.follower_constraints))
+    _check_entries(rewards, [*_named("G1", problem.leader_constraints), *_named("G2", problem.follower_constraints)])
 
 
 def read_constraints(
@@ -94,7 +99,7 @@ def read_constraints(
         raise SolveError(f"with constraint_axis G1 must be (K, ..., m1, m2), got {_shape(g_leader)}")
     shape = g_leader.shape[1:] if constraint_axis else g_leader.shape
     leader, follower = _read_constraints("1", g_leader, d[0], shape), _read_constraints("2", g_follower, d[1], shape)
-    _check_entries(*_named("G1", leader), *_named("G2", follower))
+    _check_entries((), [*_named("G1", leader), *_named("G2", follower)])
     return leader, follower
 
 
@@ -121,9 +126,14 @@ def check_tables(names: tuple[str, ...], tables: tuple[Any, ...]) -> tuple[Any, 
     return tables
 
 
-def _are_plain(q_leader: Any, q_follower: Any, g_leader: Any, g_follower: Any) -> bool:
-    """Return whether the tables are four NumPy arrays of one legal dtype and shape, as most are: all else aside."""
-    if not type(q_leader) is type(q_follower) is type(g_leader) is type(g_follower) is np.ndarray:
+def are_plain(q_leader: Any, q_follower: Any, g_leader: Any, g_follower: Any) -> bool:
+    """Return whether the tables are four arrays, or tensors without a graph, of one legal dtype and shape: most are."""
+    kind = type(q_leader)
+    if not kind is type(q_follower) is type(g_leader) is type(g_follower):
+        return False
+    if kind is not np.ndarray and not (
+        is_tensor(q_leader) and _are_together(q_leader, q_follower, g_leader, g_follower)
+    ):
         return False
     dtype, shape = q_leader.dtype, q_leader.shape
     return (
@@ -135,10 +145,15 @@ def _are_plain(q_leader: Any, q_follower: Any, g_leader: Any, g_follower: Any) -
     )
 
 
+def _are_together(first: Any, *others: Any) -> bool:
+    """Return whether tensors are on one device and none of them is part of a graph."""
+    return not first.requires_grad and all(not table.requires_grad and table.device == first.device for table in others)
+
+
 def check_scale(scale: Any, like: Any) -> tuple[float, float]:
     """Return the two weights of the agents' violations, rounded to the dtype of the table `like`."""
-    if scale == (1.0, 1.0):
-        return (1.0, 1.0)
+    if type(scale) is tuple and scale == NO_WEIGHTS:
+        return NO_WEIGHTS
     try:
         first, second = (_round(float(weight), like.dtype) for weight in scale)
     except (TypeError, ValueError):
@@ -192,7 +207,7 @@ def _read_threshold_array(agent: str, d: Any, table: Any, shapes: tuple[Any, ...
     if limits.shape not in shapes:
         wanted = " or ".join(dict.fromkeys(str(tuple(shape)) for shape in shapes))
         raise SolveError(f"d{agent} must have shape {wanted} beside G{agent} of {_shape(table)}, got {_shape(limits)}")
-    _check_entries((f"d{agent}", limits))
+    _check_entries((), [(f"d{agent}", limits)])
     return limits
 
 
@@ -214,31 +229,37 @@ def _scalar_type(dtype: Any) -> Any:
     return _FLOATS.get(dtype)
 
 
-def _named(name: str, constraints: tuple[Constraint, ...]) -> list[tuple[str, Any]]:
+def _named(name: str, constraints: tuple[Constraint, ...]) -> list[Named]:
     """Return the costs-to-go of an agent with what to call them."""
     if len(constraints) == 1:
         return [(name, constraints[0][0])]
     return [(f"{name}[{k}]", table) for k, (table, _) in enumerate(constraints)]
 
 
-def _check_entries(*named: tuple[str, Any]) -> None:
-    """Raise `SolveError` where an entry is NaN, or infinite in a table whose name starts with Q."""
-    for (name, table), total in zip(named, _sums_of_squares([table for _, table in named]), strict=True):
+def _check_entries(rewards: Sequence[Named], costs: Sequence[Named]) -> None:
+    """Raise `SolveError`, with the first place, where a reward is not finite or a cost is NaN.
+
+    A dot product is NaN if an entry is, and not finite if an entry is not; that of legal entries may overflow, too.
+    """
+    pairs = [*_in_pairs(rewards), *_in_pairs(costs)]
+    dots = _dot_products([(a[1], b[1]) for a, b in pairs])
+    for (name, table), total in ((named, total) for pair, total in zip(pairs, dots, strict=True) for named in pair):
         if name[0] == "Q" and not math.isfinite(total):
             _reject(name, "NaN or infinite", _where(table, np.isfinite, negate=True))
         elif math.isnan(total):
             _reject(name, "NaN", _where(table, np.isnan))
 
 
-def _sums_of_squares(tables: list[Any]) -> list[float]:
-    """Return for each table a number that is NaN if an entry is, and infinite if an entry is or its square.
+def _in_pairs(named: Sequence[Named]) -> list[tuple[Named, Named]]:
+    """Return the tables two by two, the last one perhaps with itself; all are of one shape."""
+    return list(zip_longest(named[::2], named[1::2], fillvalue=named[-1])) if named else []
 
-    No temporary tables, and one transfer from another device.
-    """
-    if not is_tensor(tables[0]):
-        return [float(np.vdot(table, table)) for table in tables]
-    totals = [flat.dot(flat) for flat in (table.reshape(-1) for table in tables)]
-    numbers: list[float] = sys.modules["torch"].stack(totals).tolist()
+
+def _dot_products(pairs: list[tuple[Any, Any]]) -> list[float]:
+    """Return the dot product of the entries of each pair: no temporary tables, one transfer from another device."""
+    if not is_tensor(pairs[0][0]):
+        return [float(np.vdot(a, b)) for a, b in pairs]
+    numbers: list[float] = sys.modules["torch"].stack([a.reshape(-1).dot(b.reshape(-1)) for a, b in pairs]).tolist()
     return numbers
 
 

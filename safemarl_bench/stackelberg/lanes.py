@@ -105,6 +105,13 @@ def _address(context: Any, builder: Any, table: Any, args: Any, lanes: Lanes) ->
 
 
 @_intrinsic
+def width(typing: Any, table: Any) -> Any:
+    """``width(table)``: how many entries of a table are a vector, a constant."""
+    count = Lanes(table.dtype).count
+    return types.intp(table), lambda context, builder, form, args: context.get_constant(types.intp, count)
+
+
+@_intrinsic
 def splat(typing: Any, table: Any, value: Any) -> Any:
     """``splat(table, value)``: a vector of `table`'s float type, all lanes `value` rounded to it."""
     lanes = Lanes(table.dtype)
@@ -186,7 +193,7 @@ def unordered(typing: Any, a: Any, b: Any) -> Any:
 
 @_intrinsic
 def spoil(typing: Any, total: Any, a: Any) -> Any:
-    """``spoil(total, a)``: ``total + 0 * a``, NaN wherever it was or a is not finite."""
+    """``spoil(total, a)``: ``total + 0 * a``, which is NaN where it was or a is not finite."""
 
     def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
         nothing = builder.fmul(args[1], ir.Constant(a.vector, [0.0] * a.count), flags=["contract"])
@@ -244,15 +251,3 @@ def count(typing: Any, word: Any) -> Any:
 def first(typing: Any, word: Any) -> Any:
     """``first(word)``: the lowest set bit of an int64; 64 where none is."""
     return types.int64(types.int64), lambda context, builder, form, args: builder.cttz(args[0], ir.IntType(1)(0))
-
-
-@_intrinsic
-def rolled(typing: Any) -> Any:
-    """``rolled()`` in the body of a loop: LLVM may not unroll it, which slows down one that mostly runs once."""
-
-    def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
-        nothing = ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "", side_effect=True)
-        builder.call(nothing, [], attrs=("convergent",))
-        return context.get_dummy_value()
-
-    return types.none(), generate

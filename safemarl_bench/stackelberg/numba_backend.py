@@ -15,20 +15,18 @@ Written are `pairs` (2, S), `n_safe` (S, m1), `feasible` (S,) and `numbers` (5, 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from safemarl_bench.stackelberg.inputs import check_entries
+from safemarl_bench.stackelberg.inputs import FALLBACKS, NO_WEIGHTS, SEMANTICS, TIES, are_plain, check_entries
 from safemarl_bench.stackelberg.mip import import_extra
 from safemarl_bench.stackelberg.selection import Constraint, Problem, Selection
 
 numba: Any = import_extra("numba", "numba", extra="kernel")
 
 from safemarl_bench.stackelberg.lanes import (  # noqa: E402  (needs numba)
-    WIDTH,
     below,
     bits,
     count,
@@ -39,11 +37,11 @@ from safemarl_bench.stackelberg.lanes import (  # noqa: E402  (needs numba)
     least,
     load,
     load_some,
-    rolled,
     select,
     splat,
     spoil,
     unordered,
+    width,
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,9 +51,7 @@ BLOCK = 16
 
 VALUE_LEADER, VALUE_FOLLOWER, VIOLATION, BR_GAP, RUNNER_UP = range(5)
 NONE, MAX_Q1 = 1, 2
-FALLBACKS = {"least_violation": 0, "raise": 0, "none": NONE, "max_q1": MAX_Q1}
-"""Name -> what compiled code calls it."""
-
+_FALLBACK_NUMBERS = {"least_violation": 0, "raise": 0, "none": NONE, "max_q1": MAX_Q1}
 _INT64, _BOOL = np.dtype(np.int64), np.dtype(np.bool_)
 
 
@@ -75,37 +71,94 @@ def solve_states(problem: Problem) -> Selection:
     Raises:
         SolveError: an entry is illegal. This backend finds out by itself.
     """
-    q_leader, q_follower, leader_constraints, follower_constraints, semantics, tie, fallback, scale = problem
-    *states, m1, _ = q_leader.shape
-    size = math.prod(states)
+    selection, legal = _solve(
+        _stack(problem.q_leader),
+        _stack(problem.q_follower),
+        *_one_constraint(problem.leader_constraints),
+        *_one_constraint(problem.follower_constraints),
+        problem.semantics,
+        problem.tie,
+        problem.fallback,
+        problem.scale,
+    )
+    if not legal:
+        check_entries(problem)
+    states = problem.q_leader.shape[:-2]
+    return selection if len(states) == 1 else selection.reshape(states)
+
+
+def solve_plain(
+    tables: tuple[Any, Any, Any, Any], d: tuple[Any, Any], semantics: Any, tie: Any, fallback: Any, scale: Any
+) -> Selection | None:
+    """Solve a batch that is as plain as most are, at half of the cost of getting to the loops, or return None.
+
+    Plain are four legal arrays (S, m1, m2) of one type, contiguous and writeable, floats as limits, and violations
+    without weights. What is not, or is wrong, is left to `solve_states` and the checks before it.
+    """
+    (q_leader, q_follower, g_leader, g_follower), (d_leader, d_follower) = tables, d
+    if not (
+        type(q_leader) is np.ndarray
+        and type(d_leader) is type(d_follower) is float
+        and d_leader == d_leader
+        and d_follower == d_follower
+        and semantics in SEMANTICS
+        and tie in TIES
+        and fallback in FALLBACKS
+        and type(scale) is tuple
+        and scale == NO_WEIGHTS
+        and are_plain(*tables)
+        and q_leader.ndim == 3
+        and q_leader.flags.carray
+        and q_follower.flags.carray
+        and g_leader.flags.carray
+        and g_follower.flags.carray
+    ):
+        return None
+    d_leader, d_follower = _limit(d_leader, q_leader.dtype), _limit(d_follower, q_leader.dtype)
+    selection, legal = _solve(
+        q_leader, q_follower, g_leader, d_leader, g_follower, d_follower, semantics, tie, fallback, NO_WEIGHTS
+    )
+    return selection if legal else None
+
+
+def _solve(
+    q_leader: np.ndarray,
+    q_follower: np.ndarray,
+    g_leader: np.ndarray,
+    d_leader: np.ndarray,
+    g_follower: np.ndarray,
+    d_follower: np.ndarray,
+    semantics: str,
+    tie: str,
+    fallback: str,
+    scale: tuple[float, float],
+) -> tuple[Selection, bool]:
+    """Return the selection for tables (S, m1, m2) and limits (S,) or (1,), and whether all entries are legal."""
+    size, m1, _ = q_leader.shape
     pairs, numbers = np.empty((2, size), _INT64), np.empty((5, size), q_leader.dtype)
     n_safe, feasible = np.empty((size, m1), _INT64), np.empty(size, _BOOL)
+    rule = True if semantics == "csq10" else None, True if tie == "pessimistic" else None, scale
     legal = choose(
-        _stack(q_leader),
-        _stack(q_follower),
-        *_one_constraint(leader_constraints),
-        *_one_constraint(follower_constraints),
-        (True if semantics == "csq10" else None, True if tie == "pessimistic" else None, scale),
-        FALLBACKS[fallback],
+        q_leader,
+        q_follower,
+        g_leader,
+        d_leader,
+        g_follower,
+        d_follower,
+        rule,
+        _FALLBACK_NUMBERS[fallback],
         pairs,
         n_safe,
         feasible,
         numbers,
     )
-    if not legal:
-        check_entries(problem)
-    if len(states) != 1:
-        pairs, numbers = pairs.reshape(2, *states), numbers.reshape(5, *states)
-        n_safe, feasible = n_safe.reshape(*states, m1), feasible.reshape(states)
     values, gaps = (numbers[0], numbers[1], numbers[2]), (numbers[3], numbers[4])
     answer = (pairs[0], pairs[1], feasible, *values, n_safe, *gaps, semantics, tie, fallback, scale, "numba")
-    return Selection._make(answer)
+    return Selection._make(answer), legal
 
 
 def _stack(table: np.ndarray) -> np.ndarray:
     """Return (S, m1, m2) for (..., m1, m2), always of one type, for which the loops are compiled once."""
-    if table.ndim == 3 and table.flags.carray:
-        return table
     stack = np.ascontiguousarray(table).reshape(-1, *table.shape[-2:])
     return stack if stack.flags.carray else stack.copy()
 
@@ -127,7 +180,8 @@ def _limits(limit: Any, table: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache
 def _limit(limit: float, dtype: Any) -> np.ndarray:
-    return np.array([limit], dtype)
+    with np.errstate(over="ignore"):
+        return np.array([limit], dtype)
 
 
 @njit
@@ -216,8 +270,7 @@ def choose_rows(
     (q1, q2, g1, g2), (csq10, pessimistic, _) = tables, rule
     _, m1, m2 = q1.shape
     nothing, low, lowest = q1.dtype.type(-np.inf), splat(q1, -np.inf), splat(q1, np.finfo(q1.dtype).min)
-    unfit, spoilt, step = wish(low, pessimistic), splat(q1, 0.0), WIDTH // q1.itemsize
-    nan = unordered(spoilt, spoilt)
+    unfit, illegal, step = wish(low, pessimistic), low < low, width(q1)
     tail = (m2 - 1) // step * step
     cells = below(q1, m2 - tail)
     for s in range(begin, end):
@@ -228,13 +281,12 @@ def choose_rows(
             at = start + tail
             y, v = load_some(q1, at, cells), load_some(q2, at, cells)
             c1, c2 = load_some(g1, at, cells), load_some(g2, at, cells)
-            spoilt, nan = spoil(spoil(spoilt, y), v), nan | unordered(c1, c2)
+            illegal = illegal | unordered(spoil(c1, y), spoil(c2, v))
             v, y, safe = offer(wish(y, pessimistic), v, c1, c2, limit1, limit2, csq10, low, unfit)
             v, n = select(cells, v, low), count(bits(safe & cells))
             for at in range(start, start + tail, step):
-                rolled()
                 y_, v_, c1, c2 = load(q1, at), load(q2, at), load(g1, at), load(g2, at)
-                spoilt, nan = spoil(spoil(spoilt, y_), v_), nan | unordered(c1, c2)
+                illegal = illegal | unordered(spoil(c1, y_), spoil(c2, v_))
                 v_, y_, safe = offer(wish(y_, pessimistic), v_, c1, c2, limit1, limit2, csq10, low, unfit)
                 n += count(bits(safe))
                 y = select(v_ > v, y_, select(v_ == v, larger(y, y_), y))
@@ -248,7 +300,7 @@ def choose_rows(
             row, reply, best = (i, lane(top), value) if value > best else (row, reply, best)
         pairs[0, s], feasible[s] = row, best > nothing
         numbers[VALUE_LEADER, s], numbers[VALUE_FOLLOWER, s], numbers[RUNNER_UP, s] = best, reply, best - others
-    return bits(nan | unordered(spoilt, spoilt)) == 0
+    return bits(illegal) == 0
 
 
 @inlined
@@ -279,7 +331,7 @@ def find(tables: Any, limits: Any, rule: Any, s: int, row: int, keys: Any) -> An
     _, m1, m2 = q1.shape
     over, reply, third, value = keys
     limit1, limit2 = limit_of(limits, s)
-    step, start, column, tops, second = WIDTH // q1.itemsize, (s * m1 + row) * m2, 0, 0, splat(q1, -np.inf)
+    step, start, column, tops, second = width(q1), (s * m1 + row) * m2, 0, 0, splat(q1, -np.inf)
     for offset in range((m2 - 1) // step * step, -1, -step):
         cells = below(q1, m2 - offset)
         o, v, t, y = keys_of(tables, limit1, limit2, rule, start + offset, cells)
@@ -316,7 +368,7 @@ def settle(tables: Any, limits: Any, rule: Any, begin: int, end: int, pairs: Any
 @inlined
 def reply_to(tables: Any, limits: Any, rule: Any, s: int, row: int) -> Any:
     """Return the keys of the follower's reply to a row."""
-    q1, step = tables[0], WIDTH // tables[0].itemsize
+    q1, step = tables[0], width(tables[0])
     _, m1, m2 = q1.shape
     low, high = splat(q1, -np.inf), splat(q1, np.inf)
     limit1, limit2 = limit_of(limits, s)

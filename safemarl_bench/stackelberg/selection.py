@@ -69,24 +69,27 @@ class Selection(NamedTuple):
     scale: tuple[float, float]
     backend: str
 
+    def reshape(self, states: tuple[int, ...]) -> Selection:
+        """Return the selection with arrays for states of this shape instead of (S,)."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        return self._replace(**{name: a.reshape((*states, *a.shape[1:])) for name, a in arrays.items()})
+
 
 def is_tensor(value: Any) -> bool:
     """Return whether `value` is a torch tensor, without importing torch."""
-    if type(value) is np.ndarray:  # asking torch takes longer
-        return False
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def to_numpy(problem: Problem) -> Problem:
     """Return the problem with NumPy arrays, from either library."""
-    return _map_arrays(problem, lambda value: value.cpu().numpy() if is_tensor(value) else value)
+    return map_arrays(problem, lambda value: value.cpu().numpy() if is_tensor(value) else value)
 
 
 def to_torch(problem: Problem) -> Problem:
     """Return the problem with torch tensors on the CPU, from NumPy arrays."""
     torch = sys.modules["torch"]
-    return _map_arrays(problem, lambda value: torch.tensor(value) if isinstance(value, np.ndarray) else value)
+    return map_arrays(problem, lambda value: torch.tensor(value) if isinstance(value, np.ndarray) else value)
 
 
 def like(selection: Selection, table: Any) -> Selection:
@@ -103,7 +106,8 @@ def like(selection: Selection, table: Any) -> Selection:
 _ARRAYS = Selection._fields[: Selection._fields.index("semantics")]
 
 
-def _map_arrays(problem: Problem, convert: Callable[[Any], Any]) -> Problem:
+def map_arrays(problem: Problem, convert: Callable[[Any], Any]) -> Problem:
+    """Return the problem with every table and limit converted."""
     return problem._replace(
         q_leader=convert(problem.q_leader),
         q_follower=convert(problem.q_follower),

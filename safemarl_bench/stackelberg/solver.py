@@ -24,6 +24,8 @@ CHECKS_ENTRIES = ("numba",)
 
 _ENUMERATION = ", ".join(name for name in BACKENDS if name not in MIPS)
 _loaded: dict[str, Callable[[Problem], Selection]] = {}
+_plain: dict[str, Callable[..., Selection | None]] = {}
+"""Backend -> its short way for plain input, as soon as it is loaded."""
 
 
 def solve(
@@ -81,24 +83,32 @@ def solve(
         InexactSolve: the answer fails its certificate (always checked for MIPs).
         MissingDependency: the backend's package is not installed.
     """
-    tensors = is_tensor(Q1)
+    tables, d, options = (Q1, Q2, G1, G2), (d1, d2), (semantics, tie, fallback, scale)
     if backend == "fastest":
         backend = _fastest()
-    if backend == "auto":
-        backend = "torch" if tensors else "numpy"
-    problem = read_problem(
-        (Q1, Q2, G1, G2), (d1, d2), semantics, tie, fallback, scale, entries=backend not in CHECKS_ENTRIES
-    )
-    solve_states = _loaded.get(backend) or _load(backend)
-    if tensors is not (backend == "torch"):
-        selection = like(solve_states(to_numpy(problem) if tensors else to_torch(problem)), Q1)
-    else:
-        selection = solve_states(problem)
+    solve_plain = _plain.get(backend)
+    selection = solve_plain(tables, d, *options) if solve_plain else None
+    if selection is None:
+        selection = _solve(tables, d, options, backend)
     if check or backend in MIPS:
-        certify((Q1, Q2, G1, G2), (d1, d2), selection)
+        certify(tables, d, selection)
     if fallback == "raise":
         _raise_infeasible(selection.feasible)
     return selection
+
+
+def _solve(
+    tables: tuple[Any, Any, Any, Any], d: tuple[Any, Any], options: tuple[str, str, str, Any], backend: str
+) -> Selection:
+    """Check the input, give the backend what it takes, and return its answer in the library of the tables."""
+    tensors = is_tensor(tables[0])
+    if backend == "auto":
+        backend = "torch" if tensors else "numpy"
+    problem = read_problem(tables, d, *options, entries=backend not in CHECKS_ENTRIES)
+    solve_states = _loaded.get(backend) or _load(backend)
+    if tensors is (backend == "torch"):
+        return solve_states(problem)
+    return like(solve_states(to_numpy(problem) if tensors else to_torch(problem)), tables[0])
 
 
 def certify(tables: tuple[Any, Any, Any, Any], d: tuple[Any, Any], selection: Selection) -> None:
@@ -138,4 +148,6 @@ def _load(backend: str) -> Callable[[Problem], Selection]:
     check_option("backend", backend, ("auto", "fastest", *BACKENDS))
     module = importlib.import_module(f"safemarl_bench.stackelberg.{backend}_backend")
     _loaded[backend] = module.solve_states
+    if hasattr(module, "solve_plain"):
+        _plain[backend] = module.solve_plain
     return _loaded[backend]
