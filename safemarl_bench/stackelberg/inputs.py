@@ -259,7 +259,10 @@ def _dot_products(pairs: list[tuple[Any, Any]]) -> list[float]:
     """Return the dot product of the entries of each pair: no temporary tables, one transfer from another device."""
     if not is_tensor(pairs[0][0]):
         return [float(np.vdot(a, b)) for a, b in pairs]
-    numbers: list[float] = sys.modules["torch"].stack([a.reshape(-1).dot(b.reshape(-1)) for a, b in pairs]).tolist()
+    dots = [a.reshape(-1).dot(b.reshape(-1)) for a, b in pairs]
+    if dots[0].is_cpu:
+        return [dot.item() for dot in dots]
+    numbers: list[float] = sys.modules["torch"].stack(dots).tolist()
     return numbers
 
 

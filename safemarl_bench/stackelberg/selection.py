@@ -71,7 +71,7 @@ class Selection(NamedTuple):
 
     def reshape(self, states: tuple[int, ...]) -> Selection:
         """Return the selection with arrays for states of this shape instead of (S,)."""
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays = {name: getattr(self, name) for name in ARRAYS}
         return self._replace(**{name: a.reshape((*states, *a.shape[1:])) for name, a in arrays.items()})
 
 
@@ -94,7 +94,7 @@ def to_torch(problem: Problem) -> Problem:
 
 def like(selection: Selection, table: Any) -> Selection:
     """Return the selection with its arrays in the library and on the device of `table`."""
-    arrays = {name: getattr(selection, name) for name in _ARRAYS}
+    arrays = {name: getattr(selection, name) for name in ARRAYS}
     if is_tensor(table):
         torch = sys.modules["torch"]
         arrays = {name: torch.as_tensor(np.asarray(value), device=table.device) for name, value in arrays.items()}
@@ -103,7 +103,8 @@ def like(selection: Selection, table: Any) -> Selection:
     return selection._replace(**arrays)
 
 
-_ARRAYS = Selection._fields[: Selection._fields.index("semantics")]
+ARRAYS = Selection._fields[: Selection._fields.index("semantics")]
+"""Names of the fields that are arrays, with a leading axis of states."""
 
 
 def map_arrays(problem: Problem, convert: Callable[[Any], Any]) -> Problem:
