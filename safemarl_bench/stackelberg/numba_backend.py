@@ -93,9 +93,12 @@ def solve_plain(
     """Solve a batch that is as plain as most are, at half of the cost of getting to the loops, or return None.
 
     Plain are four legal arrays (S, m1, m2) of one type, contiguous and writeable, floats as limits, and violations
-    without weights. What is not, or is wrong, is left to `solve_states` and the checks before it.
+    without weights; one constraint on an axis of its own counts, too. What is not, or is wrong, is left to
+    `solve_states` and the checks before it.
     """
-    (q_leader, q_follower, g_leader, g_follower), (d_leader, d_follower) = tables, d
+    q_leader, q_follower, g_leader, g_follower = tables
+    g_leader, d_leader = _only_constraint(g_leader, d[0])
+    g_follower, d_follower = _only_constraint(g_follower, d[1])
     if not (
         type(q_leader) is np.ndarray
         and type(d_leader) is type(d_follower) is float
@@ -106,7 +109,7 @@ def solve_plain(
         and fallback in FALLBACKS
         and type(scale) is tuple
         and scale == NO_WEIGHTS
-        and are_plain(*tables)
+        and are_plain(q_leader, q_follower, g_leader, g_follower)
         and q_leader.ndim == 3
         and q_leader.flags.carray
         and q_follower.flags.carray
@@ -119,6 +122,13 @@ def solve_plain(
         q_leader, q_follower, g_leader, d_leader, g_follower, d_follower, semantics, tie, fallback, NO_WEIGHTS
     )
     return selection if legal else None
+
+
+def _only_constraint(table: Any, limit: Any) -> tuple[Any, Any]:
+    """Return ``G, d`` for (1, S, m1, m2) with (1,); anything else as it is."""
+    if type(limit) is type(table) is np.ndarray and limit.shape == (1,) and table.ndim == 4 and len(table) == 1:
+        return table[0], float(limit[0])
+    return table, limit
 
 
 def _solve(
