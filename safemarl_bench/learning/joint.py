@@ -104,7 +104,7 @@ def executed_cells(shape: tuple[int, int], neutral: tuple[int, int], alive: torc
     Args:
         shape: (m1, m2). neutral: row and column of the neutral actions. alive: (2, B) bool, leader and follower.
     """
-    return _cells(shape, neutral)[alive[0] * 2 + alive[1].long()]
+    return _cells(shape, neutral).index_select(0, alive[0] * 2 + alive[1].long())
 
 
 @functools.cache
