@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +18,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code (0 done, 1 a check failed, 2 bad input, 130 interrupted)."""
     options = _parser().parse_args(arguments)
     try:
-        return int(options.command(options))
+        code = int(options.command(options))
+        sys.stdout.flush()
+        return code
     except SafeMARLBenchError as error:
         print(f"safemarl-bench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"safemarl-bench: interrupted: {stop or 'the same command goes on from here'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _parser() -> argparse.ArgumentParser:

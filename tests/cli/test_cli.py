@@ -1,5 +1,8 @@
 """The command line: what it prints, and what bad input gets."""
 
+import subprocess
+import sys
+
 import pytest
 
 from safemarl_bench import cli
@@ -127,3 +130,11 @@ def test_a_sparkline_leaves_a_gap_where_nothing_is_known():
 
 def test_a_table_is_aligned():
     assert format_table(["a", "bb"], [["ccc", "d"]]) == "a    bb\nccc  d"
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "safemarl_bench.cli", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
