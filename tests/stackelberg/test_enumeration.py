@@ -49,19 +49,6 @@ def test_batched_enumeration_equals_the_oracle_bit_for_bit(instances, kind, sema
         assert_same(stackelberg.solve(*args, backend="numba", **options), oracle)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("semantics", "tie"), OPTIONS)
-def test_batched_enumeration_equals_the_oracle_on_a_hundred_thousand_states(instances, kind, semantics, tie, dtype):
-    rng = np.random.default_rng(12)
-    for shape in SHAPES:
-        args = instances(kind, rng, (350,), shape, dtype=dtype).args
-        oracle = stackelberg.solve(*args, backend="python", semantics=semantics, tie=tie)
-        assert_same(stackelberg.solve(*args, semantics=semantics, tie=tie), oracle)
-        assert_same(stackelberg.solve(*to_torch(args), semantics=semantics, tie=tie), oracle)
-        assert_same(stackelberg.solve(*args, backend="numba", semantics=semantics, tie=tie), oracle)
-
-
 def closed_form(q1, q2, g1, g2, d1, d2, semantics, tie):
     """The pair of the definition (sets, no keys), or None when infeasible. One state, one constraint per agent."""
     m1, m2 = q1.shape
