@@ -1,4 +1,7 @@
-"""Uniform (registered as `random`): independent uniform actions, also at evaluation. The zero of every score."""
+"""Uniform (registered as `random`): independent uniform actions, also at evaluation. The zero of every score.
+
+In a weakly coupled suite it draws from the feasible joint actions.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from safemarl_bench.errors import ContractError
 class Uniform(Agent):
     """Draws every action uniformly from its space, with the generator it is given."""
 
+    suite_kinds: ClassVar[tuple[str, ...]] = ("game", "weakly_coupled")
     learns: ClassVar[bool] = False
 
     def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
@@ -22,6 +26,9 @@ class Uniform(Agent):
         Raises:
             ContractError: a space is neither Discrete nor a bounded Box.
         """
+        if self.context.weakly_coupled and observation.sub_problems:
+            (operator,) = self.context.agents
+            return {operator: self.context.weakly_coupled.draw(observation.sub_problems.exogenous, rng)}
         num_envs = len(observation.step)
         return {agent: self._draw(agent, num_envs, rng) for agent in self.context.agents}
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from safemarl_bench.contract import Arrays, Observation, Transition
+from safemarl_bench.contract import Arrays, Observation, SubProblems, Transition
 from safemarl_bench.errors import ContractError
 from safemarl_bench.registry import Game, SuiteSpec
 from safemarl_bench.rollout import Rollout, check_actions, neutral_actions
@@ -184,6 +184,7 @@ class BatchedGames(Games):
         self.simulator = game.simulator(num_envs)
         self.spaces = {agent: game.action_space(agent) for agent in spec.roles}
         self._neutral = neutral_actions(spec, self.spaces, num_envs)
+        self._coupled = spec.kind == "weakly_coupled"
         self._live = np.ones((num_envs, len(spec.roles)), bool)
         self._seeing = self._live.copy()  # an agent sees the end of its task, and from then on nothing
         self._steps = np.zeros(num_envs, np.int64)
@@ -204,6 +205,7 @@ class BatchedGames(Games):
             state=shown.state.copy(),
             alive={role: self._live[:, index].copy() for index, role in enumerate(roles)},
             step=self._steps.copy(),
+            sub_problems=SubProblems(shown.exogenous, shown.sub_states) if self._coupled else None,
         )
 
     def _advance(self, actions: Any, by: str) -> tuple[Transition, np.ndarray]:
@@ -227,6 +229,7 @@ class BatchedGames(Games):
             truncations={role: cut[:, index] for index, role in enumerate(roles)},
             next_observation=self.observation,
             episode_over=shown.over.copy(),
+            sub_rewards=shown.sub_rewards if self._coupled else None,
         )
         return transition, shown.crashed.any(axis=1) if "crashed" in shown._fields else np.zeros(self.num_envs, bool)
 
@@ -270,6 +273,8 @@ def _stacked(parts: list[Any]) -> Any:
     """Return several one-game observations or transitions as one of several games."""
     if len(parts) == 1:
         return parts[0]
+    if parts[0] is None:
+        return None
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     if isinstance(parts[0], dict):

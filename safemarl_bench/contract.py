@@ -13,6 +13,11 @@ it is given a simulator and told which episode is played, and the leaderboard sa
 that an agent is given or returns have a leading axis E, the number of games played side by side: in
 training the `num_envs` of the agent's config (1 without that key), in evaluation 1.
 
+A **weakly coupled** suite (kind "weakly_coupled") has one operator of N sub-problems that share an exogenous state and
+a resource (*Weakly Coupled Deep Q-Networks*). Its game has the attribute `weakly_coupled`, a `WeaklyCoupled`, and in
+the operator's infos `exogenous`, `sub_states`, `feasible`, `capacity`, `sub_rewards` and `resource_use` (the last two
+are 0 before the first decision). A joint action that is not feasible is an error.
+
 In the second half of training the policy is validated now and then (`safemarl_bench.validation`): `act` is
 called with ``explore=False`` on other games, 1 of them or, where the config has the key `num_envs`, many.
 Training must go on as if nothing had happened: a greedy `act` leaves no trace.
@@ -31,9 +36,62 @@ import gymnasium
 import numpy as np
 
 from safemarl_bench.errors import RegistryError, nearest
+from safemarl_bench.rng import draw_cells
 
 Arrays = dict[str, np.ndarray]
 """One array per agent name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeaklyCoupled:
+    """How the sub-problems of a weakly coupled suite hang together.
+
+    Attributes:
+        allocations: (A, N) int64, what each joint action gives to each sub-problem, which is what it uses.
+        feasible: (W, A) bool, the joint actions allowed at each exogenous state shown.
+        capacity: (W,) int64, b(w), what may be used at each exogenous state shown.
+        sub_states: S_i, the number of states of each of the N sub-problems.
+    """
+
+    allocations: np.ndarray
+    feasible: np.ndarray
+    capacity: np.ndarray
+    sub_states: tuple[int, ...]
+
+    @property
+    def n_exogenous(self) -> int:
+        """W."""
+        return len(self.feasible)
+
+    @property
+    def n_actions(self) -> int:
+        """A."""
+        return len(self.allocations)
+
+    @property
+    def n_subproblems(self) -> int:
+        """N."""
+        return len(self.sub_states)
+
+    @property
+    def sub_actions(self) -> int:
+        """Number of levels of an allocation, from 0 on."""
+        return int(self.allocations.max()) + 1
+
+    def draw(self, exogenous: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return uniform feasible joint actions, (E,) int64, for exogenous states (E,)."""
+        return draw_cells(self.feasible[exogenous], rng)
+
+
+class SubProblems(NamedTuple):
+    """Where the sub-problems of E weakly coupled problems are.
+
+    Attributes:
+        exogenous: (E,) int64, number of the exogenous state shown. states: (E, N) int64, of each sub-problem's state.
+    """
+
+    exogenous: np.ndarray
+    states: np.ndarray
 
 
 class Observation(NamedTuple):
@@ -44,12 +102,14 @@ class Observation(NamedTuple):
         state: (E, n_s) float32, the global state, raw units.
         alive: agent -> (E,) bool; a done agent's action is replaced by its neutral one.
         step: (E,) int64, decisions taken so far in the episode.
+        sub_problems: of a weakly coupled suite; None elsewhere.
     """
 
     by_agent: Arrays
     state: np.ndarray
     alive: Arrays
     step: np.ndarray
+    sub_problems: SubProblems | None = None
 
 
 class Transition(NamedTuple):
@@ -64,6 +124,7 @@ class Transition(NamedTuple):
         truncations: agent -> (E,) bool, true where only the clock ended it: values bootstrap.
         next_observation: after the decision (of the finished episode, never of the next one).
         episode_over: (E,) bool, true where every agent is done.
+        sub_rewards: (E, N) float64, each sub-problem's own, in a weakly coupled suite; None elsewhere.
     """
 
     observation: Observation
@@ -74,6 +135,7 @@ class Transition(NamedTuple):
     truncations: Arrays
     next_observation: Observation
     episode_over: np.ndarray
+    sub_rewards: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +183,7 @@ class AgentContext:
         seed: in [0, 2**63 - 1].
         simulator: None for an ordinary agent. For a privileged one the game's own: ``simulator(num_envs)``
             returns a new batched simulator of the very game, or None where the suite has none.
+        weakly_coupled: the structure of a weakly coupled suite; None elsewhere.
     """
 
     observation_spaces: Mapping[str, gymnasium.Space[Any]]
@@ -138,6 +201,7 @@ class AgentContext:
     training_steps: int
     seed: int
     simulator: Callable[[int], Any] | None = None
+    weakly_coupled: WeaklyCoupled | None = None
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -170,10 +234,13 @@ class Agent(ABC):
 
     Class attributes:
         version: bump it when the same config and seed give another result.
+        suite_kinds: the kinds of suite it can play: "game", "weakly_coupled".
         action_kinds: the kinds of action space it can play: "discrete", "continuous".
         pairs_only: it plays exactly one leader and one follower.
         learns: False skips training (budget steps are not spent).
         deterministic: untrained and independent of the seed: one record is enough.
+        stationary: its greedy action depends on the observation alone, so that its value can be computed exactly
+            where a suite has few states.
         privileged: "" for an ordinary agent, "planner" or "oracle" for one that uses the simulator.
         needs_backend: "", or a backend that a suite must have for the agent to run on it.
         made_for: setting of a suite's ``[env]`` -> the values that the agent can do with, None where the suite may
@@ -183,10 +250,12 @@ class Agent(ABC):
     """
 
     version: ClassVar[str] = "1"
+    suite_kinds: ClassVar[tuple[str, ...]] = ("game",)
     action_kinds: ClassVar[tuple[str, ...]] = ("discrete", "continuous")
     pairs_only: ClassVar[bool] = False
     learns: ClassVar[bool] = True
     deterministic: ClassVar[bool] = False
+    stationary: ClassVar[bool] = False
     privileged: ClassVar[str] = ""
     needs_backend: ClassVar[str] = ""
     made_for: ClassVar[Mapping[str, tuple[Any, ...]]] = {}

@@ -60,6 +60,7 @@ class SuiteSpec:
         certified: budget -> agent -> {"total_return": least mean return, "cost_ratio": largest mean cost / limit}.
         ranked: whether the suite counts on the leaderboard.
         state_features: affine scale of the global state; None is that of the observations.
+        kind: "game", or "weakly_coupled" (see `safemarl_bench.contract`).
     """
 
     name: str
@@ -83,6 +84,7 @@ class SuiteSpec:
     certified: Mapping[str, Mapping[str, Mapping[str, float]]]
     ranked: bool = True
     state_features: Features | None = None
+    kind: str = "game"
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -100,6 +102,8 @@ class SuiteSpec:
         left_out = {"title", "source", "entry_point", "backends", "budgets", "agents", "certified", "ranked"}
         if self.state_features is None:
             left_out.add("state_features")
+        if self.kind == "game":  # as it was before there were others
+            left_out.add("kind")
         game = {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out}
         return hashlib.sha256(json.dumps(game, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -158,7 +162,7 @@ def _parse_suite(data: dict[str, Any], path: Path) -> SuiteSpec:
     fields = {field.name for field in dataclasses.fields(SuiteSpec)} - {"features", "state_features"}
     for unknown in [*data, *(set(suite) - fields)]:
         raise RegistryError(f"suite file {path} has an unknown key {unknown!r}: {nearest(unknown, fields)}")
-    missing = sorted(fields - set(suite) - {"ranked"})
+    missing = sorted(fields - set(suite) - {"ranked", "kind"})
     missing += [f"{key} of {owner}" for owner, scale in {"features": {}, **scales}.items() for key in _lacking(scale)]
     if missing:
         raise RegistryError(f"suite file {path} lacks {', '.join(missing)}")
@@ -323,6 +327,9 @@ def register_agent(name: str, agent_class: type[Agent]) -> None:
 
 def incompatibility(spec: SuiteSpec, agent_class: type[Agent]) -> str:
     """Return why the agent cannot run on the suite, or ""."""
+    if spec.kind not in agent_class.suite_kinds:
+        able = " and ".join(suite_values.SUITE_KINDS[kind] for kind in agent_class.suite_kinds)
+        return f"{agent_class.__name__} plays {able}, suite {spec.name} is {suite_values.SUITE_KINDS[spec.kind]}"
     if agent_class.pairs_only and (len(spec.leader), len(spec.followers)) != (1, 1):
         roles = f"{len(spec.leader)} leaders and {len(spec.followers)} followers"
         return f"{agent_class.__name__} plays one leader and one follower, suite {spec.name} has {roles}"
@@ -390,6 +397,7 @@ def make_context(
         training_steps=steps,
         seed=seed,
         simulator=getattr(game, "simulator", None) if agent_class.privileged else None,
+        weakly_coupled=getattr(game, "weakly_coupled", None),
     )
 
 

@@ -73,3 +73,11 @@ def generator(stream: str, seed: int, *counters: int) -> np.random.Generator:
     key = np.array([STREAMS[stream], check_seed(seed)], dtype=np.uint64)
     philox = np.random.Philox(_Key(key), counter=counter)  # type: ignore[arg-type]  # numpy's stubs forget ISeedSequence
     return np.random.Generator(philox)
+
+
+def draw_cells(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return one uniformly drawn true cell per row, (E,) int64; mask: (E, M) bool with a true cell in every row."""
+    counts = mask.sum(axis=1)
+    nth = (rng.random(len(mask)) * counts).astype(np.int64)
+    cells: np.ndarray = (mask.cumsum(axis=1) <= nth[:, None]).sum(axis=1)
+    return cells

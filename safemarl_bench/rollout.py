@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from safemarl_bench.contract import Arrays, Observation, Transition
+from safemarl_bench.contract import Arrays, Observation, SubProblems, Transition
 from safemarl_bench.errors import ContractError, SafeMARLBenchError
 from safemarl_bench.registry import Game, SuiteSpec
 
@@ -87,9 +87,9 @@ class Rollout:
 
     def reset(self, *, stream: str, seed: int, episode: int) -> Observation:
         """Start the episode that (stream, seed, episode) names, and return what is seen first."""
-        raw, _ = self.game.reset(seed=seed, options={"stream": stream, "episode": episode})
+        raw, infos = self.game.reset(seed=seed, options={"stream": stream, "episode": episode})
         self._step = 0
-        self.observation = self._observe(raw)
+        self.observation = self._observe(raw, infos)
         return self.observation
 
     def step(self, actions: Any, *, by: str) -> tuple[Transition, Infos]:
@@ -114,7 +114,7 @@ class Rollout:
         played = {agent: self._to_game(agent, executed[agent]) for agent in self.game.agents}
         raw, rewards, terminations, truncations, infos = self.game.step(played)
         self._step += 1
-        self.observation = self._observe(raw)
+        self.observation = self._observe(raw, infos)
         transition = Transition(
             observation=before,
             actions=executed,
@@ -124,19 +124,32 @@ class Rollout:
             truncations={agent: np.array([bool(truncations.get(agent, False))]) for agent in self.spec.roles},
             next_observation=self.observation,
             episode_over=np.array([not self.game.agents]),
+            sub_rewards=self._sub_rewards(infos),
         )
         return transition, infos
 
     def _to_game(self, agent: str, action: np.ndarray) -> Any:
         return int(action[0]) if isinstance(self.spaces[agent], gymnasium.spaces.Discrete) else action[0]
 
-    def _observe(self, raw: Mapping[str, Any]) -> Observation:
+    def _sub_rewards(self, infos: Infos) -> np.ndarray | None:
+        if self.spec.kind != "weakly_coupled":
+            return None
+        return np.asarray(infos[self.spec.leader[0]]["sub_rewards"], np.float64)[None]
+
+    def _sub_problems(self, infos: Infos) -> SubProblems | None:
+        if self.spec.kind != "weakly_coupled":
+            return None
+        info = infos[self.spec.leader[0]]
+        return SubProblems(np.array([info["exogenous"]]), np.asarray(info["sub_states"], np.int64)[None])
+
+    def _observe(self, raw: Mapping[str, Any], infos: Infos) -> Observation:
         alive = self.game.agents
         return Observation(
             by_agent={agent: np.asarray(raw.get(agent, empty))[None] for agent, empty in self._absent.items()},
             state=np.asarray(self.game.state(), np.float32)[None],
             alive={agent: np.array([agent in alive]) for agent in self.spec.roles},
             step=np.array([self._step]),
+            sub_problems=self._sub_problems(infos),
         )
 
     def _reward(self, agent: str, rewards: Mapping[str, Any]) -> np.ndarray:

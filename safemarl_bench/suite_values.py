@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from safemarl_bench.registry import SuiteSpec
 
 ACTION_KINDS = ("discrete", "continuous")
+SUITE_KINDS = {"game": "games of several agents", "weakly_coupled": "weakly coupled problems of one operator"}
+"""Kind of a suite -> what errors call it."""
 
 
 def problems(spec: SuiteSpec) -> Iterator[str]:
@@ -25,9 +27,14 @@ def problems(spec: SuiteSpec) -> Iterator[str]:
         yield f"gamma must be in (0, 1], got {spec.gamma!r}"
     if spec.action_kind not in ACTION_KINDS:
         yield f"action_kind must be one of {', '.join(ACTION_KINDS)}, got {spec.action_kind!r}"
+    if spec.kind not in SUITE_KINDS:
+        yield f"kind must be one of {', '.join(SUITE_KINDS)}, got {spec.kind!r}"
     for key in ("backends", "leader", "followers", "constraints"):
         names = getattr(spec, key)
-        if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        if spec.kind == "weakly_coupled" and key in ("followers", "constraints"):
+            if names:
+                yield f"{key} of a weakly coupled suite must be empty, got {list(names)}"
+        elif not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
             yield f"{key} must be a list of different names, at least one, got {list(names)}"
     for budget, steps in spec.budgets.items():
         if not _is_count(steps):

@@ -137,7 +137,10 @@ def _trace(spec: SuiteSpec, game: Game, stream: str, episode: int) -> list[list[
 
 
 def _random_actions(rollout: Rollout, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    actions = {}
+    where, actions = rollout.observation.sub_problems, {}
+    if where is not None:
+        (operator,) = rollout.spaces
+        return {operator: rollout.game.weakly_coupled.draw(where.exogenous, rng)}
     for agent, space in rollout.spaces.items():
         if isinstance(space, gymnasium.spaces.Discrete):
             actions[agent] = rng.integers(space.start, space.start + space.n, size=1)

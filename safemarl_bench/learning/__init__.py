@@ -14,7 +14,7 @@ from safemarl_bench.learning.critics import (
 )
 from safemarl_bench.learning.encoding import Encoding
 from safemarl_bench.learning.ensemble import Adam, Ensemble, TrainedEnsemble, soft_update
-from safemarl_bench.learning.joint import JointActions, discounted_limits, draw_cells, respect_done
+from safemarl_bench.learning.joint import JointActions, discounted_limits, respect_done
 from safemarl_bench.learning.joint_q import Decision, JointQAgent
 from safemarl_bench.learning.layer_norm import LayerNormEnsemble, clip_norm
 from safemarl_bench.learning.normaliser import ValueNormaliser
@@ -31,6 +31,7 @@ from safemarl_bench.learning.policies import Categorical, Gaussian, Policy, poli
 from safemarl_bench.learning.replay import PrioritizedReplay, ReplayBuffer
 from safemarl_bench.learning.rollouts import Rollout, RolloutMemory
 from safemarl_bench.learning.schedules import linear
+from safemarl_bench.rng import draw_cells
 
 __all__ = [
     "GRADIENT_LIMIT",

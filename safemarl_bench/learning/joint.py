@@ -128,11 +128,3 @@ def discounted_limits(context: AgentContext, agent: str) -> torch.Tensor:
     if not limits:
         raise ContractError(f"a constrained learner needs at least one cost limit per agent, {agent!r} has none")
     return torch.tensor([discounted_limit(limit, context.gamma, context.horizon) for limit in limits])
-
-
-def draw_cells(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return one uniformly drawn true cell per row, (E,) int64; mask: (E, M) bool with a true cell in every row."""
-    counts = mask.sum(axis=1)
-    nth = (rng.random(len(mask)) * counts).astype(np.int64)
-    cells: np.ndarray = (mask.cumsum(axis=1) <= nth[:, None]).sum(axis=1)
-    return cells

@@ -9,7 +9,8 @@ import torch
 
 from safemarl_bench.contract import AgentContext, Features
 from safemarl_bench.errors import ContractError
-from safemarl_bench.learning.joint import JointActions, discounted_limits, draw_cells, respect_done
+from safemarl_bench.learning.joint import JointActions, discounted_limits, respect_done
+from safemarl_bench.rng import draw_cells
 
 BOX = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 SCALE = Features(("x", "y"), (0.0, 0.0), (1.0, 1.0))
