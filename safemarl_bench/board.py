@@ -16,7 +16,8 @@ class Entry:
     """One agent (variant) on one suite at one budget.
 
     Attributes:
-        suite, suite_version, action_kind: of the game as it was played; game_digest also tells overrides apart.
+        suite, suite_version: of the game as it was played; game_digest also tells overrides apart.
+        family: what a board compares, see `SuiteSpec.family`.
         agent: name, and what sets it apart from the main variant. kind: "learner", "fixed", "planner", "oracle".
         budget: name of the training budget. learns: whether it spends that budget.
         score: what it reached.
@@ -26,7 +27,7 @@ class Entry:
     suite: str
     suite_version: int
     game_digest: str
-    action_kind: str
+    family: str
     agent: str
     kind: str
     budget: str
@@ -107,14 +108,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Board:
-    """The agents that can be compared: one action kind, one budget, the full set of suites.
+    """The agents that can be compared: one family of suites, one budget, the full set of suites.
 
     Attributes:
-        suites: names of all registered suites of the action kind.
+        suites: names of all registered suites of the family.
         safety, reward: the same agents in two orders, unranked ones last.
     """
 
-    action_kind: str
+    family: str
     budget: str
     suites: tuple[str, ...]
     safety: tuple[Row, ...]

@@ -23,7 +23,8 @@ class Finished(NamedTuple):
 
     Attributes:
         episode: its number.
-        returns: role -> undiscounted return. costs: role -> (K,) undiscounted cost. crashed: whether anybody did.
+        returns: role -> return, by the suite's criterion. costs: role -> (K,) undiscounted cost.
+        crashed: whether anybody did.
     """
 
     episode: int
@@ -62,8 +63,9 @@ class Games(ABC):
             ContractError: bad actions, or a bad reward or cost.
         """
         transition, crashed = self._advance(actions, by)
+        weight = self.spec.weight(transition.observation.step)
         for index, role in enumerate(self.spec.roles):
-            self._returns[:, index] += transition.rewards[role]
+            self._returns[:, index] += weight * transition.rewards[role]
             self._costs[:, index, : transition.costs[role].shape[1]] += transition.costs[role]
         self._crashed |= crashed
         over = np.flatnonzero(transition.episode_over).tolist()

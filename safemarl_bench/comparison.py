@@ -1,6 +1,6 @@
 """Which records may be compared with which.
 
-One board per action kind and budget; a game with overridden settings is another game. Records of one
+One board per family of suites and budget; a game with overridden settings is another game. Records of one
 (suite, agent, budget) that differ in anything else that could matter (agent version, config, training steps,
 evaluation episodes) are variants and never mixed. The main variant carries the agent's name: the one of the newest
 agent version, then with most seeds, most evaluation episodes, first started. Every other variant is an entry of

@@ -9,7 +9,7 @@ import numpy as np
 
 from safemarl_bench.contract import Agent
 from safemarl_bench.rng import generator
-from safemarl_bench.rollout import Infos, Rollout, calling
+from safemarl_bench.rollout import Infos, Rollout, calling, check_actions
 from safemarl_bench.spot_check import Trace
 
 STREAM = "evaluation"
@@ -20,7 +20,7 @@ class EpisodeTally:
     """Counts of one episode: returns, costs, what happened to whom.
 
     Attributes:
-        returns: agent -> undiscounted return. costs: agent -> (K,) undiscounted cost.
+        returns: agent -> return, by the suite's criterion. costs: agent -> (K,) undiscounted cost.
         crashed, off_road: agent -> bool. arrival_rank: agent -> 0 (not arrived), 1, 2, ...
         length: decisions. longest_cost_run: most consecutive decisions in which some agent paid a cost.
         violating_steps: decisions in which some agent paid a cost.
@@ -29,6 +29,7 @@ class EpisodeTally:
     def __init__(self, rollout: Rollout) -> None:
         """Start an empty tally for a game's agents."""
         spec = rollout.spec
+        self._weight = spec.weight
         self.returns = dict.fromkeys(spec.roles, 0.0)
         self.costs = {agent: np.zeros(len(spec.cost_limits[agent])) for agent in spec.roles}
         self.crashed = dict.fromkeys(spec.roles, False)
@@ -38,9 +39,9 @@ class EpisodeTally:
 
     def add(self, rewards: dict[str, np.ndarray], costs: dict[str, np.ndarray], infos: Infos) -> None:
         """Count one decision (E = 1)."""
-        paid = False
+        paid, weight = False, self._weight(self.length)
         for agent, reward in rewards.items():
-            self.returns[agent] += float(reward[0])
+            self.returns[agent] += weight * float(reward[0])
             self.costs[agent] += costs[agent][0]
             paid |= bool(costs[agent].any())
         for agent, info in infos.items():
@@ -106,7 +107,8 @@ def evaluate(
         traces: of the episodes that they name they take in what is seen.
 
     Returns:
-        lists over episodes: returns, costs, crashed, off_road, arrival_rank by agent; length, longest_cost_run.
+        lists over episodes: returns, costs, crashed, off_road, arrival_rank by agent; length, longest_cost_run. And
+        what `exact_returns` says.
     """
     tallies = []
     traced = {trace.episode: trace for trace in traces}
@@ -114,7 +116,7 @@ def evaluate(
         tallies.append(play_episode(rollout, agent, name, episode, trace=traced.get(episode)))
         after(tallies[-1])
     roles = rollout.spec.roles
-    return {
+    return exact_returns(rollout, agent, name) | {
         "stream": STREAM,
         "seed": EVALUATION_SEED,
         "episodes": len(tallies),
@@ -126,3 +128,19 @@ def evaluate(
         "length": [tally.length for tally in tallies],
         "longest_cost_run": [tally.longest_cost_run for tally in tallies],
     }
+
+
+def exact_returns(rollout: Rollout, agent: Agent, name: str) -> dict[str, Any]:
+    """Return ``{"exact_returns": agent -> expected return}`` where the game can tell that of a policy, else nothing.
+
+    The game shows all its states (``all_states()``) and computes what always playing the agent's greedy actions in them
+    is worth (``exact_value(actions)``); the agent's class says that its actions depend on nothing else (`stationary`).
+    """
+    if not (agent.stationary and hasattr(rollout.game, "exact_value")):
+        return {}
+    observation = rollout.game.all_states()
+    with calling(name, "act (in all states)", 0):
+        chosen = agent.act(observation, explore=False, rng=generator("policy", agent.context.seed))
+    actions = check_actions(chosen, rollout.spaces, len(observation.step))
+    (role,) = rollout.spec.roles
+    return {"exact_returns": {role: rollout.game.exact_value(actions[role])}}

@@ -134,7 +134,7 @@ def _entry(key: Key, records: Sequence[RunRecord], reference: Reference, specs: 
         suite=suite,
         suite_version=version,
         game_digest=game_digest,
-        action_kind=specs[suite].action_kind if suite in specs else game["action_kind"],
+        family=specs[suite].family if suite in specs else game["action_kind"],
         agent=agent,
         kind=traits["privileged"] or ("learner" if traits["learns"] else "fixed"),
         budget=budget,
@@ -158,18 +158,18 @@ def _unproven(suite: str, records: Sequence[RunRecord], specs: Mapping[str, Suit
 
 
 def _boards(entries: Sequence[Entry], specs: Mapping[str, SuiteSpec]) -> tuple[Board, ...]:
-    learning = {(entry.action_kind, entry.budget) for entry in entries if entry.learns}
+    learning = {(entry.family, entry.budget) for entry in entries if entry.learns}
     kinds = {kind for kind, _ in learning}
-    learning |= {(entry.action_kind, entry.budget) for entry in entries if entry.action_kind not in kinds}
-    offered = {spec.action_kind for spec in specs.values()}
+    learning |= {(entry.family, entry.budget) for entry in entries if entry.family not in kinds}
+    offered = {spec.family for spec in specs.values()}
     return tuple(_board(entries, kind, budget, specs) for kind, budget in sorted(learning) if kind in offered)
 
 
 def _board(entries: Sequence[Entry], kind: str, budget: str, specs: Mapping[str, SuiteSpec]) -> Board:
-    suites = tuple(sorted(name for name, spec in specs.items() if spec.action_kind == kind))
+    suites = tuple(sorted(name for name, spec in specs.items() if spec.family == kind))
     agents: dict[str, list[Entry]] = {}
     for entry in entries:
-        if entry.action_kind == kind and (entry.budget == budget or not entry.learns):
+        if entry.family == kind and (entry.budget == budget or not entry.learns):
             agents.setdefault(entry.agent, []).append(entry)
     rows = [_row(agent, agents[agent], budget, suites) for agent in sorted(agents)]
     return Board(kind, budget, suites, ranked(rows, safety_order), ranked(rows, reward_order))
@@ -223,7 +223,7 @@ def entry_values(entry: Entry) -> dict[str, Any]:
 def _board_json(board: Board) -> dict[str, Any]:
     tables = {"safety": board.safety, "reward": board.reward}
     content: dict[str, Any] = {name: [_row_values(row) for row in rows] for name, rows in tables.items()}
-    return {"action_kind": board.action_kind, "budget": board.budget, "suites": board.suites, **content}
+    return {"family": board.family, "budget": board.budget, "suites": board.suites, **content}
 
 
 def _row_values(row: Row) -> dict[str, Any]:

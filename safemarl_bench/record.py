@@ -128,7 +128,12 @@ class RunRecord:
         return f"runs/{folder}/seed{self.seed}-{self.digest[:12]}.json"
 
     def mean_return(self, agent: str) -> float:
-        """Return the mean undiscounted return of one agent over the evaluation episodes."""
+        """Return the mean return of one agent over the evaluation episodes, or the expected one where it is known.
+
+        By the suite's criterion: undiscounted, or discounted where ``cell.game.criterion`` says so.
+        """
+        if exact := self.eval.get("exact_returns"):
+            return float(exact[agent])
         return record_content.mean(self.eval["returns"][agent])
 
     @property

@@ -14,6 +14,7 @@ import numpy as np
 
 from safemarl_bench.canonical_json import canonical, sha256
 from safemarl_bench.errors import RecordError
+from safemarl_bench.suite_values import is_number
 
 MAX_TRAIN_POINTS = 64
 MAX_EPISODES = 500
@@ -133,6 +134,8 @@ def summarise_evaluation(evaluation: dict[str, Any]) -> dict[str, Any]:
         return evaluation
     full = canonical(evaluation, "eval")
     summary = {key: full[key] for key in ("stream", "seed", "episodes", "spot_check")}
+    if "exact_returns" in full:
+        summary["exact_returns"] = full["exact_returns"]
     summary["returns"] = {agent: _moments(series) for agent, series in full["returns"].items()}
     summary["costs"] = {
         agent: [{**_moments(column), "positive": positive(column)} for column in zip(*rows, strict=True)]
@@ -274,6 +277,9 @@ def _evaluation_problems(cell: Mapping[str, Any], evaluation: Mapping[str, Any])
         yield problem
     if episodes > MAX_EPISODES and not is_summary(evaluation):
         yield f"eval has arrays of {episodes} episodes, above {MAX_EPISODES} it must be a summary"
+    exact = evaluation.get("exact_returns")
+    if exact is not None and (set(exact) != set(_roles(cell)) or not all(map(is_number, exact.values()))):
+        yield f"eval.exact_returns must be a number for each of {', '.join(_roles(cell))}, got {exact}"
     for name in ("returns", "costs", *EVENTS):
         for role in _roles(cell):
             if role not in evaluation[name]:

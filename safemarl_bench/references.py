@@ -1,5 +1,8 @@
 """What the returns of a suite are measured against: the agents that do not train, in one file per suite.
 
+A game may tell the value of the best policy (``game.optimum()``) and of uniformly random play
+(``game.random_value()``); they then take the place of what was found by playing.
+
 `safemarl-bench leaderboard` derives ``<results>/reference/<suite>.json`` from the run records, and `--check` says
 whether they are current; nothing else writes them. Those of this project's own records are part of the package.
 """
@@ -42,6 +45,7 @@ class Reference:
         bounds: (low, high) of the optimum: low is the best return among the heuristics that keep every limit, on
             these very episodes, high is infinite where nothing is proven; None if no heuristic keeps them.
         source: where the numbers come from.
+        more: further values by what they are, each policy -> value; of games that compute their own reference.
     """
 
     optimum: float | None = None
@@ -49,6 +53,7 @@ class Reference:
     heuristics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     bounds: tuple[float, float] | None = None
     source: str = ""
+    more: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def best_name(self) -> str:
@@ -88,6 +93,8 @@ class SuiteReference:
     def to_json(self) -> str:
         """Return the file's text: indented JSON; an infinite bound is null."""
         content = dataclasses.asdict(self)
+        if not self.reference.more:
+            del content["reference"]["more"]
         if bounds := self.reference.bounds:
             content["reference"]["bounds"] = [bound if math.isfinite(bound) else None for bound in bounds]
         return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
@@ -119,13 +126,16 @@ def reference_of(untrained: Mapping[str, Sequence[RunRecord]]) -> Reference:
     totals = {name: mean([record.total_return for record in records]) for name, records in untrained.items()}
     heuristics = {name: total for name, total in sorted(totals.items()) if name != RANDOM}
     feasible = [total for name, total in heuristics.items() if all(run.cost_ratio <= 1.0 for run in untrained[name])]
-    optimum = None
+    optimum = drawn = None
     if untrained:
         cell = next(iter(untrained.values()))[0].cell
-        optimum = exact_optimum(cell["suite"], cell["suite_digest"])
+        optimum, drawn = exact_values(cell["suite"], cell["suite_digest"])
     if optimum is not None:
-        source = "score 1 is the optimum, by dynamic programming over all joint states; the others: run records"
-        return Reference(optimum, totals.get(RANDOM), heuristics, (optimum, optimum), source)
+        source = "score 1 is the optimum, by dynamic programming over all joint states; "
+        source += "the others: run records" if drawn is None else "score 0 likewise; the others: run records"
+        return Reference(
+            optimum, totals.get(RANDOM) if drawn is None else drawn, heuristics, (optimum, optimum), source
+        )
     reference = Reference(
         random=totals.get(RANDOM),
         heuristics=heuristics,
@@ -155,16 +165,17 @@ def suite_reference(untrained: Mapping[str, Sequence[RunRecord]]) -> SuiteRefere
 
 
 @functools.cache
-def exact_optimum(suite: str, digest: str) -> float | None:
-    """Return the best expected total return of a suite's game, where the game can tell it (``game.optimum()``).
+def exact_values(suite: str, digest: str) -> tuple[float | None, float | None]:
+    """Return the best expected return of a suite's game and that of random play, each where the game can tell it.
 
     Args:
-        suite, digest: of the records; None is returned where the suite is not registered, or is another game by now.
+        suite, digest: of the records; nothing is told where the suite is not registered, or is another game by now.
     """
     if suite not in suite_names() or get_suite(suite).digest != digest:
-        return None
-    tell = getattr(make(suite), "optimum", None)
-    return float(tell()) if tell else None
+        return None, None
+    game = make(suite)
+    best, drawn = (getattr(game, name, None) for name in ("optimum", "random_value"))
+    return float(best()) if best else None, float(drawn()) if drawn else None
 
 
 def _obtained(records: Sequence[RunRecord]) -> dict[str, Any]:
@@ -219,13 +230,19 @@ def reference(suite: str, *, results_dir: str | Path | None = None, **overrides:
     Args:
         suite: a registered name.
         results_dir: where `safemarl-bench leaderboard` wrote ``reference/``; by default the files of this package.
-        overrides: settings as for `make`; only ones that change nothing have a stored reference.
+        overrides: settings as for `make`; only ones that change nothing have a stored reference, but a game that can
+            compute its own (``game.reference()``; EV charging, in any preset and size) does so.
 
     Raises:
         RegistryError: unknown suite or setting, or the overrides make another game.
         RecordError: nothing is stored for the suite as it is now; the message says how to compute it.
     """
     spec = get_suite(suite)
+    if results_dir is None and spec.kind == "weakly_coupled":
+        game = make(suite, **overrides)
+        if hasattr(game, "reference"):
+            computed: Reference = game.reference()
+            return computed
     _refuse_changes(spec, overrides)
     folder = files(PACKAGE) if results_dir is None else Path(results_dir) / FOLDER
     path = folder / f"{suite}.json"

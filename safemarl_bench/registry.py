@@ -61,6 +61,8 @@ class SuiteSpec:
         ranked: whether the suite counts on the leaderboard.
         state_features: affine scale of the global state; None is that of the observations.
         kind: "game", or "weakly_coupled" (see `safemarl_bench.contract`).
+        criterion: "total", returns are sums of rewards, or "discounted", they are sums of ``gamma^t r_t``; everywhere:
+            in training logs, validation, evaluation and scores.
     """
 
     name: str
@@ -85,11 +87,23 @@ class SuiteSpec:
     ranked: bool = True
     state_features: Features | None = None
     kind: str = "game"
+    criterion: str = "total"
 
     @property
     def roles(self) -> tuple[str, ...]:
         """Agent names: leaders, then followers."""
         return self.leader + self.followers
+
+    @property
+    def unusual(self) -> dict[str, str]:
+        """`kind` and `criterion` where they are not the usual ones: digests and records leave out those."""
+        usual = {"kind": "game", "criterion": "total"}
+        return {key: getattr(self, key) for key, value in usual.items() if getattr(self, key) != value}
+
+    @property
+    def family(self) -> str:
+        """What one board compares: "discrete" or "continuous" games, or "weakly_coupled" problems."""
+        return self.action_kind if self.kind == "game" else self.kind
 
     @property
     def reference_backend(self) -> str:
@@ -102,10 +116,13 @@ class SuiteSpec:
         left_out = {"title", "source", "entry_point", "backends", "budgets", "agents", "certified", "ranked"}
         if self.state_features is None:
             left_out.add("state_features")
-        if self.kind == "game":  # as it was before there were others
-            left_out.add("kind")
-        game = {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out}
+        left_out |= {"kind", "criterion"}
+        game = {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out} | self.unusual
         return hashlib.sha256(json.dumps(game, sort_keys=True).encode()).hexdigest()[:12]
+
+    def weight(self, step: Any) -> Any:
+        """Return what a reward after `step` decisions, an integer or integers, counts for in a return."""
+        return self.gamma**step if self.criterion == "discounted" else 1.0
 
     def budget_steps(self, budget: str) -> int:
         """Return the training decisions of a budget.
@@ -162,7 +179,7 @@ def _parse_suite(data: dict[str, Any], path: Path) -> SuiteSpec:
     fields = {field.name for field in dataclasses.fields(SuiteSpec)} - {"features", "state_features"}
     for unknown in [*data, *(set(suite) - fields)]:
         raise RegistryError(f"suite file {path} has an unknown key {unknown!r}: {nearest(unknown, fields)}")
-    missing = sorted(fields - set(suite) - {"ranked", "kind"})
+    missing = sorted(fields - set(suite) - {"ranked", "kind", "criterion"})
     missing += [f"{key} of {owner}" for owner, scale in {"features": {}, **scales}.items() for key in _lacking(scale)]
     if missing:
         raise RegistryError(f"suite file {path} lacks {', '.join(missing)}")

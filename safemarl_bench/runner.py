@@ -105,7 +105,8 @@ class Cell:
                 "constraints": list(spec.constraints),
                 "cost_limits": {role: list(limits) for role, limits in spec.cost_limits.items()},
                 "overrides": {},
-            },
+            }
+            | spec.unusual,
             "agent": self.agent,
             "agent_version": agent.version,
             "agent_traits": {

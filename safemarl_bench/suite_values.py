@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from safemarl_bench.registry import SuiteSpec
 
 ACTION_KINDS = ("discrete", "continuous")
+CRITERIA = ("total", "discounted")
 SUITE_KINDS = {"game": "games of several agents", "weakly_coupled": "weakly coupled problems of one operator"}
 """Kind of a suite -> what errors call it."""
 
@@ -29,6 +30,8 @@ def problems(spec: SuiteSpec) -> Iterator[str]:
         yield f"action_kind must be one of {', '.join(ACTION_KINDS)}, got {spec.action_kind!r}"
     if spec.kind not in SUITE_KINDS:
         yield f"kind must be one of {', '.join(SUITE_KINDS)}, got {spec.kind!r}"
+    if spec.criterion not in CRITERIA:
+        yield f"criterion must be one of {', '.join(CRITERIA)}, got {spec.criterion!r}"
     for key in ("backends", "leader", "followers", "constraints"):
         names = getattr(spec, key)
         if spec.kind == "weakly_coupled" and key in ("followers", "constraints"):

@@ -8,12 +8,14 @@ import gymnasium
 import numpy as np
 
 from safemarl_bench.contract import Observation, WeaklyCoupled
+from safemarl_bench.references import Reference
 from safemarl_bench.registry import SuiteSpec
-from safemarl_bench.weakly_coupled import charging_operator
+from safemarl_bench.weakly_coupled import charging_operator, charging_reference
 from safemarl_bench.weakly_coupled.charging import ChargingModel
 from safemarl_bench.weakly_coupled.charging_core import BatchedCharging
-from safemarl_bench.weakly_coupled.charging_exact import optimal_solution, start_value
+from safemarl_bench.weakly_coupled.charging_exact import optimal_solution, policy_values, start_value
 from safemarl_bench.weakly_coupled.charging_operator import BatchedOperator
+from safemarl_bench.weakly_coupled.charging_policies import uniform
 from safemarl_bench.weakly_coupled.core_env import CoreEnv, FeasibleActions, read_settings
 
 
@@ -108,6 +110,17 @@ class ChargingOperator(CoreEnv):
         """Return the best expected return, discounted, of an episode."""
         solution = optimal_solution(self.model, steps=self.spec.horizon, gamma=self.spec.gamma)
         return start_value(self.model, solution.values)
+
+    def random_value(self) -> float:
+        """Return the expected return, discounted, of drawing every joint action from the feasible ones."""
+        return start_value(
+            self.model,
+            policy_values(self.model, uniform(self.model), steps=self.spec.horizon, gamma=self.spec.gamma),
+        )
+
+    def reference(self) -> Reference:
+        """Return exact values of the best, of random and of rule-bound play; see `charging_reference`."""
+        return charging_reference.reference(self.model)
 
     def all_states(self) -> Observation:
         """Return every state, S = 3 * 12^N of them side by side, as it is seen at the first decision."""

@@ -34,6 +34,8 @@ def flat(value):
     """Return all arrays in a transition or observation, with where they are from."""
     if isinstance(value, np.ndarray):
         return [("", value)]
+    if value is None:
+        return []
     items = value.items() if isinstance(value, dict) else value._asdict().items()
     return [(f"{key}.{where}", array) for key, part in items for where, array in flat(part)]
 

@@ -284,7 +284,7 @@ def test_action_kinds_and_budgets_have_boards_of_their_own() -> None:
     steer = suite("steer", action_kind="continuous")
     records = everywhere("csq") + everywhere("csq", budget="full", ratio=0.5) + seeds(steer, "maddpg")
     boards = build(records, (*BOTH, steer)).boards
-    assert [(board.action_kind, board.budget) for board in boards] == [
+    assert [(board.family, board.budget) for board in boards] == [
         ("continuous", "quick"),
         ("discrete", "full"),
         ("discrete", "quick"),
