@@ -345,8 +345,8 @@ def register_agent(name: str, agent_class: type[Agent]) -> None:
 def incompatibility(spec: SuiteSpec, agent_class: type[Agent]) -> str:
     """Return why the agent cannot run on the suite, or ""."""
     if spec.kind not in agent_class.suite_kinds:
-        able = " and ".join(suite_values.SUITE_KINDS[kind] for kind in agent_class.suite_kinds)
-        return f"{agent_class.__name__} plays {able}, suite {spec.name} is {suite_values.SUITE_KINDS[spec.kind]}"
+        able = " or ".join(suite_values.SUITE_KINDS[kind] for kind in agent_class.suite_kinds)
+        return f"{agent_class.__name__} is for {able}, suite {spec.name} is {suite_values.SUITE_KINDS[spec.kind]}"
     if agent_class.pairs_only and (len(spec.leader), len(spec.followers)) != (1, 1):
         roles = f"{len(spec.leader)} leaders and {len(spec.followers)} followers"
         return f"{agent_class.__name__} plays one leader and one follower, suite {spec.name} has {roles}"

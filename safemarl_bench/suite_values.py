@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 ACTION_KINDS = ("discrete", "continuous")
 CRITERIA = ("total", "discounted")
-SUITE_KINDS = {"game": "games of several agents", "weakly_coupled": "weakly coupled problems of one operator"}
+SUITE_KINDS = {"game": "a game of several agents", "weakly_coupled": "a weakly coupled problem of one operator"}
 """Kind of a suite -> what errors call it."""
 
 
