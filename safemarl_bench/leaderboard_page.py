@@ -76,7 +76,7 @@ FAMILIES = {
 
 
 def _board(board: Board) -> Iterator[str]:
-    yield f"## Board: {FAMILIES[board.family]}, budget {board.budget}\n"
+    yield f"## Board: {FAMILIES.get(board.family, board.family)}, budget {board.budget}\n"
     yield f"Suites: {', '.join(board.suites)}.\n"
     yield "### Safety\n"
     yield "Most SAFE suites first, then fewest UNSAFE, then the lowest cost ratio.\n"
