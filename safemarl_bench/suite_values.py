@@ -18,7 +18,7 @@ SUITE_KINDS = {"game": "a game of several agents", "weakly_coupled": "a weakly c
 
 def problems(spec: SuiteSpec) -> Iterator[str]:
     """Yield what is wrong with a suite, one line each: the key, what it must be, what it is."""
-    for key in ("name", "title", "source", "entry_point", "family"):
+    for key in ("name", "title", "source", "entry_point", "board"):
         if not isinstance(getattr(spec, key), str):
             yield f"{key} must be text, got {getattr(spec, key)!r}"
     for key in ("version", "horizon"):
