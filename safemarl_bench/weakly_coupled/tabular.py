@@ -1,0 +1,378 @@
+"""Tables of Q-learning and weakly coupled Q-learning, compiled (*Weakly Coupled Deep Q-Networks*, equations 7 to 11).
+
+For every transition (w, s) -> (w', s') with joint action a, sub-rewards r_i and use a_i of the resource, in order:
+
+    (7)   Q_i^lam(w, s_i, a_i) += beta [r_i - lam(w) a_i + gamma max_b Q_i^lam(w', s_i', b) - Q_i^lam(w, s_i, a_i)]
+    (8)   B(w) += eta [b(w) + gamma B(w') - B(w)]
+    (9)   Q^lam(s, a) = lam B(w) + sum_i Q_i^lam(w, s_i, a_i)
+    (10)  Q^lam*(s, a) = min over the grid of Q^lam(s, a)
+    (11)  Q(s, a) = Q'(s, a) + alpha [sum_i r_i + gamma max_{a'} Q'(s', a') - Q'(s, a)]
+          Q'(s, .) = min(Q(s, .), Q^lam*(s, .))
+
+Maxima over joint actions are over the feasible ones. Rates are ``1 / visits^exponent``, looked up in a table (K,).
+
+Compiled by numba where it is installed; without it the same source runs as plain Python, with the same bits. All
+compiled functions live in this one file, because numba's cache does not notice edits in other modules.
+
+The joint table holds rows of the states met so far, found by hashing: a run meets few of the joint states.
+"""
+
+# mypy: disable-error-code="no-any-return"
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from safemarl_bench.stackelberg.many.compiled import compiled
+
+
+class Coupling(NamedTuple):
+    """What couples the sub-problems.
+
+    Attributes:
+        allocations: (A, N) int64, use of the resource by each sub-problem in each joint action.
+        feasible: (W, A) bool. capacity: (W,) float64, b(w).
+        radix: (N,) int64, numbers of states S_i. gamma: (1,) float64.
+    """
+
+    allocations: np.ndarray
+    feasible: np.ndarray
+    capacity: np.ndarray
+    radix: np.ndarray
+    gamma: np.ndarray
+
+
+class JointTable(NamedTuple):
+    """Q(s, a) of the states met so far: R rows, of which the first `used[0]` are taken, and a hash of H = 2^k slots.
+
+    Attributes:
+        slots: (H,) int64, row, or -1. states: (R,) int64, number of each row's state (see `state_number`).
+        values, visits: (R, A) float64 and int64. seen: (R,) int64, decisions learned from in each state.
+        used: (1,) int64. initial: (P,) float64: action a of state s starts at ``initial[(s A + a) mod P]``.
+    """
+
+    slots: np.ndarray
+    states: np.ndarray
+    values: np.ndarray
+    visits: np.ndarray
+    seen: np.ndarray
+    used: np.ndarray
+    initial: np.ndarray
+
+
+class SubTables(NamedTuple):
+    """Q_i^lam of every multiplier, and what the resource earns. S = max S_i, M levels of use.
+
+    Attributes:
+        values: (N, W, S, M, L) float64. visits: (N, W, S, M) int64.
+        earned: (W, G) float64: B(w), apart for each group of exogenous states that shares a multiplier.
+        met: (W,) int64, visits of each exogenous state.
+        multipliers: (L, G) float64, lam by group. group: (W,) int64.
+    """
+
+    values: np.ndarray
+    visits: np.ndarray
+    earned: np.ndarray
+    met: np.ndarray
+    multipliers: np.ndarray
+    group: np.ndarray
+
+
+class Rates(NamedTuple):
+    """Learning rates by number of visits, (K,) float64 each; entry 0 is for the first visit.
+
+    Attributes:
+        alpha: of the joint table. beta: of the sub-problems. eta: of B.
+    """
+
+    alpha: np.ndarray
+    beta: np.ndarray
+    eta: np.ndarray
+
+
+class Moves(NamedTuple):
+    """E transitions, one row each.
+
+    Attributes:
+        exogenous, next_exogenous: (E,) int64. states, next_states: (E, N) int64. actions: (E,) int64.
+        rewards: (E, N) float64, by sub-problem. continues: (E,) bool, whether values bootstrap.
+    """
+
+    exogenous: np.ndarray
+    states: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    next_exogenous: np.ndarray
+    next_states: np.ndarray
+    continues: np.ndarray
+
+
+@compiled
+def state_number(radix: np.ndarray, exogenous: int, states: np.ndarray) -> int:
+    """Return the number of a joint state: digits are the exogenous state, then each sub-problem's; states: (N,)."""
+    number = exogenous
+    for i in range(len(radix)):
+        number = number * radix[i] + states[i]
+    return number
+
+
+@compiled
+def _slot(slots: np.ndarray, states: np.ndarray, state: int) -> int:
+    """Return where in the hash a state is, or is to go."""
+    mask = len(slots) - 1
+    slot = (state % 2147483629) * 1640531 % 2147483647 & mask
+    while slots[slot] >= 0 and states[slots[slot]] != state:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@compiled
+def rehash(table: JointTable) -> None:
+    """Fill the empty hash of a table from its rows."""
+    for row in range(table.used[0]):
+        table.slots[_slot(table.slots, table.states, table.states[row])] = row
+
+
+@compiled
+def _row(table: JointTable, state: int) -> int:
+    """Return the row of a state, taking a new one at its first visit."""
+    slot = _slot(table.slots, table.states, state)
+    row = table.slots[slot]
+    if row < 0:
+        row = table.used[0]
+        table.used[0] += 1
+        table.slots[slot], table.states[row] = row, state
+        actions = table.values.shape[1]
+        for action in range(actions):
+            table.values[row, action] = table.initial[(state * actions + action) % len(table.initial)]
+    return row
+
+
+@compiled
+def _read(table: JointTable, state: int, out: np.ndarray) -> int:
+    """Write Q(s, .) into `out`, (A,); return how often the state was learned from."""
+    row = table.slots[_slot(table.slots, table.states, state)]
+    if row >= 0:
+        out[:] = table.values[row]
+        return table.seen[row]
+    for action in range(len(out)):
+        out[action] = table.initial[(state * len(out) + action) % len(table.initial)]
+    return 0
+
+
+@compiled
+def _best(values: np.ndarray, feasible: np.ndarray) -> int:
+    """Return the best feasible action, the lowest of equally good ones."""
+    best = -1
+    for action in range(len(values)):
+        if feasible[action] and (best < 0 or values[action] > values[best]):
+            best = action
+    return best
+
+
+@compiled
+def _earnings(tables: SubTables, exogenous: int, out: np.ndarray) -> None:
+    """Write ``lam B(w)`` into `out`, (L,)."""
+    out[:] = tables.multipliers[:, 0] * tables.earned[exogenous, 0]
+    for group in range(1, tables.multipliers.shape[1]):
+        out += tables.multipliers[:, group] * tables.earned[exogenous, group]
+
+
+@compiled
+def _cut(
+    coupling: Coupling, tables: SubTables, exogenous: int, states: np.ndarray, values: np.ndarray, work: np.ndarray
+) -> int:
+    """Lower Q(s, a) to (10) at every feasible action, in place; return at how many it was above.
+
+    Args:
+        values: (A,). work: (2, L), scratch.
+    """
+    if not len(work[0]):
+        return 0
+    _earnings(tables, exogenous, work[0])
+    cuts = 0
+    for action in range(len(values)):
+        if coupling.feasible[exogenous, action]:
+            total = work[1]
+            total[:] = work[0]
+            for i in range(len(states)):
+                total += tables.values[i, exogenous, states[i], coupling.allocations[action, i]]
+            bound = total.min()
+            if values[action] > bound:
+                values[action] = bound
+                cuts += 1
+    return cuts
+
+
+@compiled
+def _learn_subproblems(
+    coupling: Coupling, tables: SubTables, rates: Rates, moves: Moves, k: int, work: np.ndarray
+) -> None:
+    """Equations (7) and (8) for transition k."""
+    w, following = moves.exogenous[k], moves.next_exogenous[k]
+    gamma = coupling.gamma[0] if moves.continues[k] else 0.0
+    group = tables.group[w]
+    target, paid = work[0], work[1]
+    paid[:] = tables.multipliers[:, group]
+    for i in range(len(coupling.radix)):
+        s, a = moves.states[k, i], coupling.allocations[moves.actions[k], i]
+        later = tables.values[i, following, moves.next_states[k, i]]
+        target[:] = later[0]
+        for level in range(1, len(later)):
+            target[:] = np.maximum(target, later[level])
+        target *= gamma
+        target += moves.rewards[k, i]
+        target -= paid * a
+        old = tables.values[i, w, s, a]
+        visit = min(tables.visits[i, w, s, a], len(rates.beta) - 1)
+        target -= old
+        target *= rates.beta[visit]
+        old += target
+        tables.visits[i, w, s, a] += 1
+    eta = rates.eta[min(tables.met[w], len(rates.eta) - 1)]
+    tables.met[w] += 1
+    for column in range(tables.earned.shape[1]):
+        now = coupling.capacity[w] if column == group else 0.0
+        tables.earned[w, column] += eta * (now + gamma * tables.earned[following, column] - tables.earned[w, column])
+
+
+@compiled
+def learn(
+    coupling: Coupling, table: JointTable, tables: SubTables, rates: Rates, moves: Moves, work: np.ndarray
+) -> int:
+    """Learn from E transitions one after another, equations (7) to (11); without multipliers (L = 0), (11) alone.
+
+    Args:
+        table: with E free rows or more. work: (2, L), scratch.
+
+    Returns:
+        at how many feasible actions of the states left Q was above the bound.
+    """
+    later, cuts = np.empty(table.values.shape[1]), 0
+    for k in range(len(moves.actions)):
+        w, following, action = moves.exogenous[k], moves.next_exogenous[k], moves.actions[k]
+        if len(work[0]):
+            _learn_subproblems(coupling, tables, rates, moves, k, work)
+        target = moves.rewards[k, 0]
+        for i in range(1, moves.rewards.shape[1]):
+            target += moves.rewards[k, i]
+        if moves.continues[k]:
+            _read(table, state_number(coupling.radix, following, moves.next_states[k]), later)
+            _cut(coupling, tables, following, moves.next_states[k], later, work)
+            target += coupling.gamma[0] * later[_best(later, coupling.feasible[following])]
+        row = _row(table, state_number(coupling.radix, w, moves.states[k]))
+        values = table.values[row]
+        alpha = rates.alpha[min(table.visits[row, action], len(rates.alpha) - 1)]
+        values[action] += alpha * (target - values[action])
+        table.visits[row, action] += 1
+        table.seen[row] += 1
+        cuts += _cut(coupling, tables, w, moves.states[k], values, work)
+    return cuts
+
+
+@compiled
+def greedy(
+    coupling: Coupling,
+    table: JointTable,
+    tables: SubTables,
+    exogenous: np.ndarray,
+    states: np.ndarray,
+    actions: np.ndarray,
+    seen: np.ndarray,
+    work: np.ndarray,
+) -> None:
+    """Write the best feasible actions in Q' and how often each state was learned from.
+
+    Args:
+        exogenous: (E,) int64. states: (E, N) int64. actions, seen: (E,) int64, written. work: (2, L), scratch.
+    """
+    values = np.empty(table.values.shape[1])
+    for k in range(len(exogenous)):
+        w = exogenous[k]
+        seen[k] = _read(table, state_number(coupling.radix, w, states[k]), values)
+        _cut(coupling, tables, w, states[k], values, work)
+        actions[k] = _best(values, coupling.feasible[w])
+
+
+@compiled
+def bounds(
+    coupling: Coupling,
+    tables: SubTables,
+    exogenous: np.ndarray,
+    states: np.ndarray,
+    out: np.ndarray,
+    work: np.ndarray,
+) -> None:
+    """Write Q^lam*(s, a), infinite at infeasible actions, into `out`, (E, A) float64; the rest as in `greedy`."""
+    for k in range(len(exogenous)):
+        out[k] = np.inf
+        _cut(coupling, tables, exogenous[k], states[k], out[k], work)
+
+
+def empty_table(n_actions: int, initial: np.ndarray, rows: int = 1024) -> JointTable:
+    """Return a table without states, with room for `rows` of them."""
+    slots = 1 << (2 * rows - 1).bit_length()
+    return JointTable(
+        slots=np.full(slots, -1),
+        states=np.zeros(rows, np.int64),
+        values=np.zeros((rows, n_actions)),
+        visits=np.zeros((rows, n_actions), np.int64),
+        seen=np.zeros(rows, np.int64),
+        used=np.zeros(1, np.int64),
+        initial=initial,
+    )
+
+
+def with_room(table: JointTable, rows: int) -> JointTable:
+    """Return the table, or a copy of at least twice its size, with `rows` free rows or more."""
+    used = int(table.used[0])
+    if used + rows <= len(table.states):
+        return table
+    larger = empty_table(table.values.shape[1], table.initial, max(2 * len(table.states), used + rows))
+    return filled(larger, {name: getattr(table, name)[:used] for name in ("states", "values", "visits", "seen")})
+
+
+def filled(table: JointTable, rows: dict[str, np.ndarray]) -> JointTable:
+    """Return an empty table with these first rows: its columns `states`, `values`, `visits` and `seen` by name."""
+    used = len(rows["states"])
+    for name, column in rows.items():
+        getattr(table, name)[:used] = column
+    table.used[0] = used
+    rehash(table)
+    return table
+
+
+def no_subproblems(n_exogenous: int) -> SubTables:
+    """Return tables of no multiplier, with which `learn` is Q-learning."""
+    return SubTables(
+        values=np.zeros((0, 0, 0, 0, 0)),
+        visits=np.zeros((0, 0, 0, 0), np.int64),
+        earned=np.zeros((n_exogenous, 1)),
+        met=np.zeros(n_exogenous, np.int64),
+        multipliers=np.zeros((0, 1)),
+        group=np.zeros(n_exogenous, np.int64),
+    )
+
+
+def subproblem_tables(initial: np.ndarray, multipliers: np.ndarray, group: np.ndarray, earned: float) -> SubTables:
+    """Return fresh tables.
+
+    Args:
+        initial: (N, W, S, M, L) float64, first values of the sub-problems, taken over.
+        multipliers: (L, G). group: (W,) int64 in 0..G-1. earned: first value of B.
+    """
+    return SubTables(
+        values=initial,
+        visits=np.zeros(initial.shape[:-1], np.int64),
+        earned=np.full((len(group), multipliers.shape[1]), earned),
+        met=np.zeros(len(group), np.int64),
+        multipliers=multipliers,
+        group=group,
+    )
+
+
+def polynomial_rates(count: int, exponent: float) -> np.ndarray:
+    """Return ``1 / n^exponent`` for n = 1..count, (count,) float64."""
+    rates: np.ndarray = np.arange(1, count + 1, dtype=np.float64) ** -exponent
+    return rates

@@ -1,0 +1,207 @@
+"""The agent around the tables of `safemarl_bench.weakly_coupled.tabular`: acting, learning, checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from safemarl_bench.checkpoint import read_checkpoint, write_checkpoint
+from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation, Transition, WeaklyCoupled
+from safemarl_bench.errors import CheckpointError, ContractError
+from safemarl_bench.rng import generator
+from safemarl_bench.weakly_coupled import tabular
+from safemarl_bench.weakly_coupled.tabular import JointTable, SubTables
+
+MAX_RATES = 2**20
+"""Visits from which on a rate falls no further."""
+
+RANDOM_VALUES = 65_537
+"""Random first values are a table of so many, a prime, that states and actions run through."""
+
+METRIC_INTERVAL = 100
+"""Decisions between two reports."""
+
+COLUMNS = ("states", "values", "visits", "seen")
+
+
+@dataclasses.dataclass(frozen=True)
+class TabularConfig:
+    """What every tabular learner can set."""
+
+    num_envs: int = 50  # E, games played side by side in training
+    alpha_exponent: float = 0.4  # of the learning rate 1 / visits^r
+    epsilon_exponent: float = 0.4  # of the chance of exploring, 1 / visits^e
+    official: bool = False  # quirks of the paper and its code: all first values drawn from U(0, 1)
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ContractError: an exponent outside [0, 1].
+        """
+        for name in ("alpha_exponent", "epsilon_exponent"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ContractError(f"config key {name!r} must be in [0, 1], got {getattr(self, name)}")
+
+
+def coupled(context: AgentContext) -> WeaklyCoupled:
+    """Return how the game falls apart into sub-problems.
+
+    Raises:
+        ContractError: it does not.
+    """
+    if context.weakly_coupled is None:
+        raise ContractError("the game is not weakly coupled: the agent needs AgentContext.weakly_coupled")
+    return context.weakly_coupled
+
+
+def feasible_actions(feasible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (actions (W, A) int64, counts (W,) int64): each row begins with its feasible joint actions.
+
+    Args:
+        feasible: (W, A) bool.
+    """
+    return np.argsort(~feasible, axis=1, kind="stable"), feasible.sum(axis=1)
+
+
+class TabularAgent(Agent):
+    """A learner of a joint table, cut to bounds by the tables of sub-problems where a subclass has some."""
+
+    action_kinds: ClassVar[tuple[str, ...]] = ("discrete",)
+    weakly_coupled: ClassVar[bool] = True
+    stationary: ClassVar[bool] = True
+    config: Any
+
+    def __init__(self, context: AgentContext, config: Any) -> None:
+        """Start with an empty table.
+
+        Raises:
+            ContractError: the game is not weakly coupled.
+        """
+        super().__init__(context, config)
+        problem = coupled(context)
+        self.operator = context.leader[0]
+        self.coupling = tabular.Coupling(
+            allocations=problem.allocations.astype(np.int64),
+            feasible=problem.feasible,
+            capacity=problem.capacity.astype(np.float64),
+            radix=np.array(problem.sub_states),
+            gamma=np.array([context.gamma]),
+        )
+        self._choices, self._counts = feasible_actions(problem.feasible)
+        self.table = tabular.empty_table(problem.n_actions, self.initial_values())
+        self.tables = self.subproblem_tables(problem)
+        self.rates = self._rates()
+        self.decisions = self.cuts = 0
+        self._work = np.empty((2, len(self.tables.multipliers)))
+        self._moves: tabular.Moves | None = None
+
+    def initial_values(self) -> np.ndarray:
+        """Return first values of the table, see `JointTable.initial`."""
+        if not self.config.official:
+            return np.zeros(1)
+        return generator("init", self.context.seed).random(RANDOM_VALUES)
+
+    @abstractmethod
+    def subproblem_tables(self, problem: WeaklyCoupled) -> SubTables:
+        """Return the tables of the sub-problems."""
+
+    @abstractmethod
+    def exponents(self) -> tuple[float, float, float]:
+        """Return the exponents of alpha, beta and eta; see `tabular.Rates`."""
+
+    def _rates(self) -> tabular.Rates:
+        count = min(MAX_RATES, self.context.training_steps * self.context.num_envs + 1)
+        return tabular.Rates(*(tabular.polynomial_rates(count, exponent) for exponent in self.exponents()))
+
+    def greedy(self, exogenous: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the actions that look best, and how often each state was learned from, (E,) int64 each.
+
+        Args:
+            exogenous: (E,) int64. states: (E, N) int64.
+        """
+        actions, seen = np.empty_like(exogenous), np.empty_like(exogenous)
+        tabular.greedy(self.coupling, self.table, self.tables, exogenous, states, actions, seen, self._work)
+        return actions, seen
+
+    def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
+        """Play greedily, or with chance 1 / nu(s)^e any feasible action; see `Agent.act`."""
+        shown = observation.sub_problems
+        assert shown is not None
+        actions, seen = self.greedy(shown.exogenous, shown.states)
+        if explore:
+            curious, choice = rng.random((2, len(actions)))
+            number = (choice * self._counts[shown.exogenous]).astype(np.int64)
+            epsilon = (seen + 1.0) ** -self.config.epsilon_exponent
+            actions = np.where(curious < epsilon, self._choices[shown.exogenous, number], actions)
+        return {self.operator: actions}
+
+    def observe(self, transition: Transition) -> None:
+        """Keep E transitions for `learn`."""
+        before, after = transition.observation.sub_problems, transition.next_observation.sub_problems
+        assert before is not None
+        assert after is not None
+        assert transition.sub_rewards is not None
+        self._moves = tabular.Moves(
+            exogenous=before.exogenous,
+            states=before.states,
+            actions=transition.actions[self.operator],
+            rewards=transition.sub_rewards,
+            next_exogenous=after.exogenous,
+            next_states=after.states,
+            continues=~transition.terminations[self.operator],
+        )
+
+    def learn(self) -> dict[str, float]:
+        """Learn from the last transitions; return metrics by name at every 100th decision, else nothing."""
+        if self._moves is None:
+            return {}
+        self.decisions += 1
+        self.table = tabular.with_room(self.table, len(self._moves.actions))
+        self.cuts += tabular.learn(self.coupling, self.table, self.tables, self.rates, self._moves, self._work)
+        self._moves = None
+        return {} if self.decisions % METRIC_INTERVAL else self.metrics()
+
+    def metrics(self) -> dict[str, float]:
+        """Return what to report: how many joint states were met."""
+        return {"states_met": float(self.table.used[0])}
+
+    def _arrays(self, *, training: bool) -> dict[str, np.ndarray]:
+        """Return what a checkpoint holds beside the rows of the table, by name."""
+        names = ("values", "earned", "visits", "met") if training else ("values", "earned")
+        return {f"sub_{name}": getattr(self.tables, name) for name in names}
+
+    def save(self, path: Path, *, training: bool) -> None:
+        """Write the tables; see `Agent.save`."""
+        used = int(self.table.used[0])
+        columns = COLUMNS if training else COLUMNS[:2]
+        rows = {name: getattr(self.table, name)[:used] for name in columns}
+        meta = {"agent": type(self).__name__, "training": training, "decisions": self.decisions, "cuts": self.cuts}
+        write_checkpoint(path, "agent", rows | self._arrays(training=training), meta)
+
+    def load(self, path: Path) -> None:
+        """Read the tables; see `Agent.load`.
+
+        Raises:
+            CheckpointError: they cannot be read, or are another agent's or another game's.
+        """
+        arrays, meta = read_checkpoint(path, "agent")
+        if meta.get("agent") != type(self).__name__:
+            raise CheckpointError(f"checkpoint {path} is of agent {meta.get('agent')!r}, not {type(self).__name__!r}")
+        own = self._arrays(training=meta["training"])
+        shapes = {name: array.shape for name, array in own.items()}
+        used = len(arrays["states"]) if "states" in arrays else 0
+        shapes |= {"states": (used,), "values": (used, self.table.values.shape[1])}
+        for name, shape in shapes.items():
+            if name not in arrays or arrays[name].shape != shape:
+                got = "nothing" if name not in arrays else f"shape {arrays[name].shape}"
+                raise CheckpointError(f"checkpoint {path}: {name!r} must have shape {shape}, got {got}")
+        for name, array in own.items():
+            array[:] = arrays[name]
+        empty: JointTable = tabular.empty_table(shapes["values"][1], self.table.initial, max(1024, used))
+        self.table = tabular.filled(empty, {name: arrays[name] for name in COLUMNS if name in arrays})
+        self.decisions, self.cuts = meta["decisions"], meta["cuts"]
