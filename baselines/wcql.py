@@ -13,10 +13,12 @@ above (Proposition 1), and the joint table is cut to the least of these bounds:
 beta, eta: 1 / visits^r. Q' is taken with the bounds of the moment wherever it is read: in acting, in targets, and for
 all actions of the state learned from, where it is kept.
 
-Deviations from the authors' code: sub-problems and B start at upper bounds, so that the bound holds at the first step
-(afterwards it is an estimate); the grid is [0, 1.5] in steps of 0.01, because the minimiser is hardly ever above 0.75.
-`official` brings back random first values and the grid [0, 10]. With `lam_by_exogenous` there is a multiplier for
-each exogenous state, and the grid is the product of `lam_levels` levels: a far tighter bound.
+Deviations from the authors' code: all tables start at upper bounds, so that the bound holds at the first step
+(afterwards it is an estimate), and what an untried joint action is worth is what the sub-problems say; beta and eta
+fall with r = 0.7, which stochastic approximation asks for, instead of 0.4; the grid is [0, 1.5] in steps of 0.01,
+because the minimiser is hardly ever above 0.75. `official` brings back random first values and the grid [0, 10]. With
+`lam_by_exogenous` there is a multiplier for each exogenous state, and the grid is the product of `lam_levels` levels: a
+far tighter bound.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from safemarl_bench.contract import WeaklyCoupled
+from safemarl_bench.contract import AgentContext, WeaklyCoupled
 from safemarl_bench.errors import ContractError
 from safemarl_bench.rng import generator
 from safemarl_bench.weakly_coupled import tabular
@@ -45,7 +47,7 @@ MAX_CELLS = 10**8
 class WCQLConfig(TabularConfig):
     """What WCQL can set beside `TabularConfig`; `official` also sets the grid."""
 
-    beta_exponent: float = 0.4  # of the sub-problems' learning rate and of B's
+    beta_exponent: float = 0.7  # of the sub-problems' learning rate and of B's
     reward_bound: float = 1.0  # no sub-problem's reward of one decision is higher: where its values start
     lam_max: float = 1.5  # largest multiplier
     lam_count: int = 151  # multipliers, evenly spaced from 0, where one holds for all exogenous states
@@ -93,15 +95,31 @@ class WCQL(TabularAgent):
 
     Config: ClassVar[type] = WCQLConfig
 
+    def __init__(self, context: AgentContext, config: WCQLConfig) -> None:
+        """Start at upper bounds.
+
+        Raises:
+            ContractError: the game is not weakly coupled, gamma is 1, where there is no bound, or the tables of the
+                sub-problems would be larger than `MAX_CELLS`.
+        """
+        if context.gamma == 1.0:
+            raise ContractError("WCQL needs a discount below 1, got gamma 1")
+        super().__init__(context, config)
+
+    def initial_values(self) -> np.ndarray:
+        """Return first values of the joint table that no action exceeds, so that an untried one has its bound."""
+        if self.config.official:
+            return super().initial_values()
+        highest = self.config.reward_bound / (1.0 - self.context.gamma)
+        return np.array([self.problem.n_subproblems * highest])
+
     def subproblem_tables(self, problem: WeaklyCoupled) -> SubTables:
         """Return the tables of the sub-problems, at upper bounds unless `official`.
 
         Raises:
-            ContractError: gamma is 1, where there is no bound, or the tables would be larger than `MAX_CELLS`.
+            ContractError: they would be larger than `MAX_CELLS`.
         """
         config, gamma = self.config, self.context.gamma
-        if gamma == 1.0:
-            raise ContractError("WCQL needs a discount below 1, got gamma 1")
         multipliers, group = multiplier_grid(config, problem.n_exogenous)
         sizes = (problem.n_subproblems, problem.n_exogenous, max(problem.sub_states), problem.sub_actions)
         shape = (*sizes, len(multipliers))

@@ -20,11 +20,21 @@ The joint table holds rows of the states met so far, found by hashing: a run mee
 # mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from safemarl_bench.stackelberg.many.compiled import compiled
+from safemarl_bench.stackelberg.many.compiled import compiled, numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def lowest(function: F) -> F:
+    """Compile a function that looks for the least number on vector registers: in whatever order, it is the same."""
+    if numba is None:
+        return function
+    return cast(F, numba.njit(cache=True, fastmath={"nnan", "nsz"})(function))
 
 
 class Coupling(NamedTuple):
@@ -180,29 +190,66 @@ def _earnings(tables: SubTables, exogenous: int, out: np.ndarray) -> None:
 
 
 @compiled
+def _add(one: np.ndarray, other: np.ndarray, out: np.ndarray) -> None:
+    """Write the sum of (L,) numbers; a loop, because numba makes one by vectors of it, and not of `np.add`."""
+    for k in range(len(out)):
+        out[k] = one[k] + other[k]
+
+
+@lowest
+def _least(values: np.ndarray) -> float:
+    """Return the least of (L,) numbers."""
+    least = values[0]
+    for k in range(1, len(values)):
+        least = values[k] if values[k] < least else least
+    return least
+
+
+@compiled
 def _cut(
     coupling: Coupling, tables: SubTables, exogenous: int, states: np.ndarray, values: np.ndarray, work: np.ndarray
 ) -> int:
     """Lower Q(s, a) to (10) at every feasible action, in place; return at how many it was above.
 
+    Row i + 1 of `work` is the sum (9) over sub-problems up to i. Actions that follow each other begin alike, and share
+    the sums of what they begin with.
+
     Args:
-        values: (A,). work: (2, L), scratch.
+        values: (A,). work: (N + 1, L), scratch.
     """
     if not len(work[0]):
         return 0
     _earnings(tables, exogenous, work[0])
-    cuts = 0
+    cuts, before, last = 0, -1, len(states)
     for action in range(len(values)):
         if coupling.feasible[exogenous, action]:
-            total = work[1]
-            total[:] = work[0]
-            for i in range(len(states)):
-                total += tables.values[i, exogenous, states[i], coupling.allocations[action, i]]
-            bound = total.min()
+            i = 0
+            if before >= 0:
+                while i < last and coupling.allocations[action, i] == coupling.allocations[before, i]:
+                    i += 1
+            for j in range(i, last):
+                _add(work[j], tables.values[j, exogenous, states[j], coupling.allocations[action, j]], work[j + 1])
+            before, bound = action, _least(work[last])
             if values[action] > bound:
                 values[action] = bound
                 cuts += 1
     return cuts
+
+
+@compiled
+def _raise(values: np.ndarray, others: np.ndarray) -> None:
+    """Raise (L,) numbers to others where those are larger."""
+    for k in range(len(values)):
+        values[k] = max(values[k], others[k])
+
+
+@compiled
+def _approach(
+    values: np.ndarray, reward: float, paid: np.ndarray, use: int, gamma: float, later: np.ndarray, beta: float
+) -> None:
+    """Equation (7) for all multipliers, (L,) each: `values` are moved to what one decision earned and what follows."""
+    for k in range(len(values)):
+        values[k] += beta * (reward - paid[k] * use + gamma * later[k] - values[k])
 
 
 @compiled
@@ -217,18 +264,11 @@ def _learn_subproblems(
     paid[:] = tables.multipliers[:, group]
     for i in range(len(coupling.radix)):
         s, a = moves.states[k, i], coupling.allocations[moves.actions[k], i]
-        later = tables.values[i, following, moves.next_states[k, i]]
-        target[:] = later[0]
-        for level in range(1, len(later)):
-            target[:] = np.maximum(target, later[level])
-        target *= gamma
-        target += moves.rewards[k, i]
-        target -= paid * a
-        old = tables.values[i, w, s, a]
-        visit = min(tables.visits[i, w, s, a], len(rates.beta) - 1)
-        target -= old
-        target *= rates.beta[visit]
-        old += target
+        target[:] = tables.values[i, following, moves.next_states[k, i], 0]
+        for level in range(1, tables.values.shape[3]):
+            _raise(target, tables.values[i, following, moves.next_states[k, i], level])
+        beta = rates.beta[min(tables.visits[i, w, s, a], len(rates.beta) - 1)]
+        _approach(tables.values[i, w, s, a], moves.rewards[k, i], paid, a, gamma, target, beta)
         tables.visits[i, w, s, a] += 1
     eta = rates.eta[min(tables.met[w], len(rates.eta) - 1)]
     tables.met[w] += 1
@@ -244,7 +284,7 @@ def learn(
     """Learn from E transitions one after another, equations (7) to (11); without multipliers (L = 0), (11) alone.
 
     Args:
-        table: with E free rows or more. work: (2, L), scratch.
+        table: with E free rows or more. work: (N + 1, L), scratch.
 
     Returns:
         at how many feasible actions of the states left Q was above the bound.
@@ -285,7 +325,7 @@ def greedy(
     """Write the best feasible actions in Q' and how often each state was learned from.
 
     Args:
-        exogenous: (E,) int64. states: (E, N) int64. actions, seen: (E,) int64, written. work: (2, L), scratch.
+        exogenous: (E,) int64. states: (E, N) int64. actions, seen: (E,) int64, written. work: (N + 1, L), scratch.
     """
     values = np.empty(table.values.shape[1])
     for k in range(len(exogenous)):

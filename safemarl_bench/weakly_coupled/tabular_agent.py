@@ -59,20 +59,11 @@ def coupled(context: AgentContext) -> WeaklyCoupled:
     return context.weakly_coupled
 
 
-def feasible_actions(feasible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (actions (W, A) int64, counts (W,) int64): each row begins with its feasible joint actions.
-
-    Args:
-        feasible: (W, A) bool.
-    """
-    return np.argsort(~feasible, axis=1, kind="stable"), feasible.sum(axis=1)
-
-
 class TabularAgent(Agent):
     """A learner of a joint table, cut to bounds by the tables of sub-problems where a subclass has some."""
 
     action_kinds: ClassVar[tuple[str, ...]] = ("discrete",)
-    weakly_coupled: ClassVar[bool] = True
+    suite_kinds: ClassVar[tuple[str, ...]] = ("weakly_coupled",)
     stationary: ClassVar[bool] = True
     config: Any
 
@@ -83,7 +74,7 @@ class TabularAgent(Agent):
             ContractError: the game is not weakly coupled.
         """
         super().__init__(context, config)
-        problem = coupled(context)
+        self.problem = problem = coupled(context)
         self.operator = context.leader[0]
         self.coupling = tabular.Coupling(
             allocations=problem.allocations.astype(np.int64),
@@ -92,12 +83,11 @@ class TabularAgent(Agent):
             radix=np.array(problem.sub_states),
             gamma=np.array([context.gamma]),
         )
-        self._choices, self._counts = feasible_actions(problem.feasible)
         self.table = tabular.empty_table(problem.n_actions, self.initial_values())
         self.tables = self.subproblem_tables(problem)
         self.rates = self._rates()
         self.decisions = self.cuts = 0
-        self._work = np.empty((2, len(self.tables.multipliers)))
+        self._work = np.empty((1 + problem.n_subproblems, len(self.tables.multipliers)))
         self._moves: tabular.Moves | None = None
 
     def initial_values(self) -> np.ndarray:
@@ -134,10 +124,8 @@ class TabularAgent(Agent):
         assert shown is not None
         actions, seen = self.greedy(shown.exogenous, shown.states)
         if explore:
-            curious, choice = rng.random((2, len(actions)))
-            number = (choice * self._counts[shown.exogenous]).astype(np.int64)
-            epsilon = (seen + 1.0) ** -self.config.epsilon_exponent
-            actions = np.where(curious < epsilon, self._choices[shown.exogenous, number], actions)
+            curious = rng.random(len(actions)) < (seen + 1.0) ** -self.config.epsilon_exponent
+            actions = np.where(curious, self.problem.draw(shown.exogenous, rng), actions)
         return {self.operator: actions}
 
     def observe(self, transition: Transition) -> None:

@@ -62,12 +62,13 @@ class Oracle:
                 for number, lam in enumerate(self.multipliers):
                     later = max(self.sub[i, w2, s2[i], b, number] for b in range(2))
                     target = rewards[i] - lam[w] * use[i] + self.gamma * later
-                    self.sub[(*key, number)] += rate(self.sub_visits.get(key, 0)) * (target - self.sub[(*key, number)])
+                    step = float(self.sub_visits.get(key, 0) + 1) ** -0.7
+                    self.sub[(*key, number)] += step * (target - self.sub[(*key, number)])
                 self.sub_visits[key] = self.sub_visits.get(key, 0) + 1
             for v in range(3) if self.by_price else (0,):
                 now = self.problem.capacity[w] if v == w or not self.by_price else 0
                 target = now + self.gamma * self.earned[w2, v]
-                self.earned[w, v] += rate(self.met[w]) * (target - self.earned[w, v])
+                self.earned[w, v] += float(self.met[w] + 1) ** -0.7 * (target - self.earned[w, v])
             self.met[w] += 1
         target = sum(rewards) + self.gamma * max(self.projected(w2, s2, b) for b in self.feasible(w2))
         old = self.q.get((w, s, a), self.initial(w, s, a))
@@ -116,7 +117,7 @@ def test_weakly_coupled_q_learning_fills_the_tables_that_dictionaries_get(make_a
     agent = make_agent(WCQL, model, **config)
     transitions = play(model, 6, seed=1).train(agent, 120)
     grid, group = multiplier_grid(agent.config, 3)
-    oracle = Oracle(agent, grid[:, group].tolist())
+    oracle = Oracle(agent, grid[:, group].tolist(), initial=lambda w, s, a: 2 * 0.8 / (1 - 0.9))
     oracle.start_bounds(0.8)
     oracle.learn_all(transitions)
     for (i, w, s, a, number), value in oracle.sub.items():
@@ -134,7 +135,7 @@ def test_weakly_coupled_q_learning_fills_the_tables_that_dictionaries_get(make_a
 
 def test_cuts_are_counted_where_the_bound_is_below_what_was_learned(make_agent, play):
     model = ChargingModel("text", 2)
-    agent = make_agent(WCQL, model, reward_bound=-1.0, lam_count=3)
+    agent = make_agent(WCQL, model, lam_count=3)
     play(model, 6, seed=1).train(agent, 100)
     assert agent.cuts > 0
     assert agent.metrics()["cuts"] == agent.cuts / 600
@@ -146,12 +147,9 @@ def test_without_numba_the_same_source_gives_the_same_tables(make_agent, play, a
     tables = []
     for plain in (False, True):
         if plain:
-            for name in ("state_number", "rehash", "learn", "greedy", "bounds", "_slot", "_row", "_read", "_best"):
-                function = getattr(tabular, name)
-                monkeypatch.setattr(tabular, name, getattr(function, "py_func", function))
-            for name in ("_earnings", "_cut", "_learn_subproblems"):
-                function = getattr(tabular, name)
-                monkeypatch.setattr(tabular, name, getattr(function, "py_func", function))
+            for name, function in list(vars(tabular).items()):
+                if hasattr(function, "py_func"):
+                    monkeypatch.setattr(tabular, name, function.py_func)
         agent = make_agent(agent_class, model)
         play(model, 6, seed=2).train(agent, 40)
         tables.append((agent.table, agent.tables))
