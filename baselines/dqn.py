@@ -19,21 +19,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from safemarl_bench.weakly_coupled.deep_q import Batch, DeepQAgent, DeepQConfig, action_gradient, masked
+from safemarl_bench.weakly_coupled.deep_q import Batch, DeepQAgent, DeepQConfig, action_gradient, masked, td_targets
 
 
 @dataclasses.dataclass(frozen=True)
 class DQNConfig(DeepQConfig):
     """DQN adds nothing to what every deep Q learner can set."""
-
-
-def td_targets(rewards: torch.Tensor, later: torch.Tensor, continues: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Return ``sum_i r_i + gamma (1 - done) later``, (B,).
-
-    Args:
-        rewards: (B, N), by sub-problem. later: (B,) values after the decision. continues: (B,), 0 where done, else 1.
-    """
-    return rewards.sum(1) + gamma * continues * later
 
 
 class DQN(DeepQAgent):

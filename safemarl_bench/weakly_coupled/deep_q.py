@@ -96,6 +96,15 @@ def action_gradient(errors: torch.Tensor, actions: torch.Tensor, n_actions: int)
     return gradient.scatter_(1, actions[:, None], 2.0 / len(errors) * errors[:, None])
 
 
+def td_targets(rewards: torch.Tensor, later: torch.Tensor, continues: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Return ``sum_i r_i + gamma (1 - done) later``, (B,).
+
+    Args:
+        rewards: (B, N), by sub-problem. later: (B,) values after the decision. continues: (B,), 0 where done, else 1.
+    """
+    return rewards.sum(1) + gamma * continues * later
+
+
 class DeepQAgent(Agent):
     """A learner of the values of all joint actions from a replay memory.
 
