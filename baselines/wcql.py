@@ -138,12 +138,6 @@ class WCQL(TabularAgent):
         """Return the exponents of alpha, beta and eta."""
         return self.config.alpha_exponent, self.config.beta_exponent, self.config.beta_exponent
 
-    def bounds(self, exogenous: np.ndarray, states: np.ndarray) -> np.ndarray:
-        """Return Q^lam*(s, a), (E, A) float64, infinite at infeasible actions; arguments as in `greedy`."""
-        found = np.empty((len(exogenous), self.table.values.shape[1]))
-        tabular.bounds(self.coupling, self.tables, exogenous, states, found, self._work)
-        return found
-
     def metrics(self) -> dict[str, float]:
         """Return what to report: joint states met, and cuts per decision of one game so far."""
         learned = self.decisions * self.context.num_envs

@@ -33,7 +33,7 @@ CHECK_INTERVAL = 100
 class DeepQConfig:
     """What every deep Q learner can set; the defaults are the paper's (D.4). A step is a decision of one game."""
 
-    num_envs: int = 20  # E, games played side by side in training
+    num_envs: int = 10  # E, games played side by side in training
     hidden: tuple[int, ...] = (64, 32)  # widths of the hidden layers
     learning_rate: float = 1e-4  # of Adam
     batch_size: int = 32  # transitions per update

@@ -32,7 +32,7 @@ COLUMNS = ("states", "values", "visits", "seen")
 class TabularConfig:
     """What every tabular learner can set."""
 
-    num_envs: int = 50  # E, games played side by side in training
+    num_envs: int = 10  # E, games played side by side in training
     alpha_exponent: float = 0.4  # of the learning rate 1 / visits^r
     epsilon_exponent: float = 0.4  # of the chance of exploring, 1 / visits^e
     official: bool = False  # quirks of the paper and its code: all first values drawn from U(0, 1)
@@ -117,6 +117,16 @@ class TabularAgent(Agent):
         actions, seen = np.empty_like(exogenous), np.empty_like(exogenous)
         tabular.greedy(self.coupling, self.table, self.tables, exogenous, states, actions, seen, self._work)
         return actions, seen
+
+    def bounds(self, exogenous: np.ndarray, states: np.ndarray) -> np.ndarray:
+        """Return Q^lam*(s, a), (E, A) float64: infinite at infeasible actions, and without sub-problems.
+
+        Args:
+            exogenous: (E,) int64. states: (E, N) int64.
+        """
+        found = np.empty((len(exogenous), self.table.values.shape[1]))
+        tabular.bounds(self.coupling, self.tables, exogenous, states, found, self._work)
+        return found
 
     def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
         """Play greedily, or with chance 1 / nu(s)^e any feasible action; see `Agent.act`."""
