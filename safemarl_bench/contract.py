@@ -111,6 +111,17 @@ class Observation(NamedTuple):
     step: np.ndarray
     sub_problems: SubProblems | None = None
 
+    def take(self, games: Any) -> Observation:
+        """Return the observation of some of the games; games: an index of the leading axis (a slice copies nothing)."""
+        where = self.sub_problems
+        return Observation(
+            by_agent={agent: array[games] for agent, array in self.by_agent.items()},
+            state=self.state[games],
+            alive={agent: array[games] for agent, array in self.alive.items()},
+            step=self.step[games],
+            sub_problems=where and SubProblems(where.exogenous[games], where.states[games]),
+        )
+
 
 class Transition(NamedTuple):
     """One decision in E games.

@@ -14,6 +14,8 @@ from safemarl_bench.spot_check import Trace
 
 STREAM = "evaluation"
 EVALUATION_SEED = 0
+STATES_AT_ONCE = 2**16
+"""States in which an agent is asked side by side for its actions, where a game shows all of them."""
 
 
 class EpisodeTally:
@@ -138,9 +140,11 @@ def exact_returns(rollout: Rollout, agent: Agent, name: str) -> dict[str, Any]:
     """
     if not (agent.stationary and hasattr(rollout.game, "exact_value")):
         return {}
-    observation = rollout.game.all_states()
-    with calling(name, "act (in all states)", 0):
-        chosen = agent.act(observation, explore=False, rng=generator("policy", agent.context.seed))
-    actions = check_actions(chosen, rollout.spaces, len(observation.step))
-    (role,) = rollout.spec.roles
-    return {"exact_returns": {role: rollout.game.exact_value(actions[role])}}
+    states, (role,) = rollout.game.all_states(), rollout.spec.roles
+    parts = []
+    for start in range(0, len(states.step), STATES_AT_ONCE):
+        some = states.take(slice(start, start + STATES_AT_ONCE))
+        with calling(name, "act (in all states)", 0):
+            chosen = agent.act(some, explore=False, rng=generator("policy", agent.context.seed))
+        parts.append(check_actions(chosen, rollout.spaces, len(some.step))[role])
+    return {"exact_returns": {role: rollout.game.exact_value(np.concatenate(parts))}}

@@ -19,10 +19,11 @@ from safemarl_bench.errors import SafeMARLBenchError, nearest
 STREAMS = {
     name: number
     for number, name in enumerate(
-        ("train", "evaluation", "explore", "init", "replay", "search", "policy", "validation"), start=1
+        ("train", "evaluation", "explore", "init", "replay", "search", "policy", "validation", "instance"), start=1
     )
 }
-"""Named, disjoint streams. `train`, `validation` and `evaluation` are spawn noise, the others belong to agents."""
+"""Named, disjoint streams. `train`, `validation` and `evaluation` are spawn noise, `instance` that of
+random problems, the others belong to agents."""
 
 MAX_SEED = 2**63 - 1
 

@@ -243,12 +243,7 @@ def _start(name: str, agent: Agent, rollout: Rollout, episode: int) -> Observati
 
 def _batch(observation: Observation, count: int) -> Observation:
     """Return `count` copies of a batch of one."""
-    return Observation(
-        by_agent={agent: np.repeat(array, count, axis=0) for agent, array in observation.by_agent.items()},
-        state=np.repeat(observation.state, count, axis=0),
-        alive={agent: np.repeat(array, count, axis=0) for agent, array in observation.alive.items()},
-        step=np.repeat(observation.step, count, axis=0),
-    )
+    return observation.take(np.zeros(count, np.int64))
 
 
 def _greedy(name: str, agent: Agent, observation: Observation) -> Any:

@@ -1,0 +1,215 @@
+"""Ad matching, E episodes side by side, behind PettingZoo's parallel API; the entry point of its suite.
+
+Observation and `state()`, float32: the impression's type, one-hot, then the remaining ads of each advertiser. Every
+joint action is feasible; one that serves an advertiser without ads left earns nothing. The clock is not shown.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from safemarl_bench.contract import Observation, SubProblems, WeaklyCoupled
+from safemarl_bench.errors import ContractError
+from safemarl_bench.registry import SuiteSpec
+from safemarl_bench.weakly_coupled import ads_exact
+from safemarl_bench.weakly_coupled.ads import ADS, N_TYPES, AdModel, allocations
+from safemarl_bench.weakly_coupled.batched_episodes import BatchedEpisodes
+from safemarl_bench.weakly_coupled.core_env import CoreEnv, read_settings
+
+
+class Step(NamedTuple):
+    """What one decision shows of E episodes; the caller may keep the arrays.
+
+    Attributes:
+        obs: (E, 1, 11) float32. state: (E, 11). final_obs, final_state: the same.
+        reward: (E, 1) float64. cost: (E, 1, 0). terminated: (E, 1) bool, false.
+        truncated, over: (E,) bool, whether this decision's clock ended the episode; whether it is over.
+        exogenous: (E,) int64, the impression's type. sub_states: (E, 6) int64, remaining ads.
+        sub_rewards: (E, 6) float64. use: (E, 6) int64, 1 for the advertiser that got the impression.
+    """
+
+    obs: np.ndarray
+    state: np.ndarray
+    final_obs: np.ndarray
+    final_state: np.ndarray
+    reward: np.ndarray
+    cost: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    over: np.ndarray
+    exogenous: np.ndarray
+    sub_states: np.ndarray
+    sub_rewards: np.ndarray
+    use: np.ndarray
+
+
+class BatchedAds(BatchedEpisodes):
+    """E episodes of one instance."""
+
+    def __init__(self, model: AdModel, horizon: int, num_envs: int) -> None:
+        """Start an episode everywhere; see `BatchedEpisodes`."""
+        self.check_num_envs(num_envs)
+        self.model = model
+        self._allocations = allocations()
+        self._types = np.zeros((num_envs, horizon + 1), np.int64)
+        self._remaining = np.zeros((num_envs, len(ADS)), np.int64)
+        super().__init__(horizon, num_envs, 1)
+
+    def _start(self, rows: np.ndarray, draws: np.ndarray) -> None:
+        types = np.empty(draws.shape[:2], np.int64)
+        types[:, 0] = draws[:, 0, 0] * N_TYPES
+        thresholds = self.model.moves.cumsum(axis=1)[:, :-1]
+        for t in range(self.horizon):
+            types[:, t + 1] = (draws[:, t + 1] >= thresholds[types[:, t]]).sum(axis=1)
+        self._types[rows], self._remaining[rows] = types, ADS
+
+    @property
+    def shown_type(self) -> np.ndarray:
+        """(E,) int64, type of the impression."""
+        shown: np.ndarray = self._types[self._games, self._clock]
+        return shown
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Take one decision in every episode.
+
+        Args:
+            actions: (E, 1) integers, 0 for nobody, i for advertiser i - 1.
+
+        Raises:
+            ContractError: a wrong shape or dtype, or an action out of range; nothing has moved.
+        """
+        self._check_actions(actions, (len(self._allocations),))
+        running = self._clock < self.horizon
+        use = self._allocations[actions[:, 0]] * running[:, None]
+        served = np.minimum(use, self._remaining)
+        gains = served * self.model.payments[:, self.shown_type].T
+        self._remaining -= served
+        self._clock += running
+        return self._shown(gains, running, use)
+
+    def _at_rest(self) -> Step:
+        nothing = np.zeros(self._remaining.shape)
+        return self._shown(nothing, np.zeros(self.num_envs, bool), nothing.astype(np.int64))
+
+    def _shown(self, gains: np.ndarray, moved: np.ndarray, use: np.ndarray) -> Step:
+        state, over = seen(self.shown_type, self._remaining), self._clock >= self.horizon
+        obs = state[:, None]
+        return Step(
+            obs=obs,
+            state=state,
+            final_obs=obs,
+            final_state=state,
+            reward=gains.sum(axis=1, keepdims=True),
+            cost=np.zeros((self.num_envs, 1, 0)),
+            terminated=np.zeros((self.num_envs, 1), bool),
+            truncated=over & moved,
+            over=over,
+            exogenous=self.shown_type,
+            sub_states=self._remaining.copy(),
+            sub_rewards=gains,
+            use=use,
+        )
+
+    def get_state(self) -> np.ndarray:
+        """Return a copy of where all episodes are, (E, 8) int64: type, clock, remaining ads."""
+        return np.concatenate([self.shown_type[:, None], self._clock[:, None], self._remaining], axis=1)
+
+    def set_state(self, state: np.ndarray) -> Step:
+        """Put every episode where `get_state` was called; what is drawn later stays.
+
+        Raises:
+            ContractError: a wrong shape or dtype, or a number out of range; nothing has changed.
+        """
+        self._check_state(state, [N_TYPES - 1, self.horizon, *ADS])
+        self._clock, self._remaining = state[:, 1].copy(), state[:, 2:].copy()
+        self._types[self._games, self._clock] = state[:, 0]
+        return self._at_rest()
+
+
+def seen(types: np.ndarray, remaining: np.ndarray) -> np.ndarray:
+    """Return observations, (S, 11) float32, of types (S,) and remaining ads (S, 6)."""
+    shown = np.zeros((len(types), N_TYPES + len(ADS)), np.float32)
+    shown[np.arange(len(types)), types] = 1.0
+    shown[:, N_TYPES:] = remaining
+    return shown
+
+
+def make(spec: SuiteSpec, *, backend: str = "arrays", **overrides: Any) -> AdMatching:
+    """Build the problem.
+
+    Args:
+        spec: the suite; its ``[env]`` has `instance`, the number of the random instance.
+        backend: "arrays", the only one.
+        overrides: values in place of the data file's.
+
+    Raises:
+        RegistryError: an unknown setting. SafeMARLBenchError: a number out of range.
+    """
+    return AdMatching(spec, AdModel(**read_settings(spec, overrides, ("instance",))))
+
+
+class AdMatching(CoreEnv):
+    """One operator who gives impressions to advertisers.
+
+    Infos, see `safemarl_bench.contract`: cost (0,), exogenous, sub_states, feasible, capacity, sub_rewards,
+    resource_use.
+    """
+
+    def __init__(self, spec: SuiteSpec, model: AdModel) -> None:
+        """Build the problem; `spec` gives the role and the horizon."""
+        self.model = model
+        table = allocations()
+        self.weakly_coupled = WeaklyCoupled(
+            allocations=table,
+            feasible=np.ones((N_TYPES, len(table)), bool),
+            capacity=np.ones(N_TYPES, np.int64),
+            sub_states=tuple(x + 1 for x in ADS),
+        )
+        space = gymnasium.spaces.Box(0.0, float(max(ADS)), (N_TYPES + len(ADS),), np.float32)
+        super().__init__(spec, lambda num_envs: BatchedAds(model, spec.horizon, num_envs), space, [len(table)])
+
+    def optimum(self) -> float:
+        """Return the best expected return, discounted, of an episode; some seconds."""
+        return ads_exact.optimum(self.model, gamma=self.spec.gamma)
+
+    def random_value(self) -> float:
+        """Return the expected return, discounted, of uniformly random joint actions."""
+        return ads_exact.random_value(self.model, gamma=self.spec.gamma)
+
+    def all_states(self) -> Observation:
+        """Return every state that an episode can decide in, 976,305 * 5 of them side by side."""
+        points = ads_exact.lattice()
+        types = np.tile(np.arange(N_TYPES), len(points.remaining))
+        remaining = np.repeat(points.remaining, N_TYPES, axis=0)
+        shown, (role,) = seen(types, remaining), self.possible_agents
+        nothing = np.zeros(len(types), np.int64)
+        return Observation({role: shown}, shown, {role: nothing == 0}, nothing, SubProblems(types, remaining))
+
+    def exact_value(self, actions: np.ndarray) -> float:
+        """Return the expected discounted return of an episode in which `actions`, as in `all_states`, are played.
+
+        Raises:
+            ContractError: a wrong shape, or a number that is no joint action.
+        """
+        count = len(ads_exact.lattice().remaining)
+        if np.shape(actions) != (count * N_TYPES,):
+            shape = np.shape(actions)
+            raise ContractError(f"actions must be one for each of the {count * N_TYPES} states, got shape {shape}")
+        return ads_exact.policy_value(self.model, np.asarray(actions).reshape(count, N_TYPES), gamma=self.spec.gamma)
+
+    def _infos(self) -> dict[str, dict[str, Any]]:
+        shown, structure = self._shown, self.weakly_coupled
+        kind = int(shown.exogenous[0])
+        info = {
+            "cost": np.zeros(0),
+            "exogenous": kind,
+            "sub_states": shown.sub_states[0].copy(),
+            "sub_rewards": shown.sub_rewards[0].copy(),
+            "resource_use": shown.use[0].copy(),
+            "feasible": structure.feasible[kind].copy(),
+            "capacity": 1,
+        }
+        return dict.fromkeys(self.possible_agents, info)
