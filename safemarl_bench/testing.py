@@ -15,7 +15,7 @@ import numpy as np
 import pettingzoo.test
 
 from safemarl_bench.checkpoint import folder_digest
-from safemarl_bench.contract import Agent, AgentContext, Observation, build_config
+from safemarl_bench.contract import Agent, AgentContext, Observation, SubProblems, build_config
 from safemarl_bench.errors import ContractError
 from safemarl_bench.registry import Game, SuiteSpec, check_pair, get_agent, get_suite, make, make_context
 from safemarl_bench.rng import generator
@@ -243,11 +243,13 @@ def _start(name: str, agent: Agent, rollout: Rollout, episode: int) -> Observati
 
 def _batch(observation: Observation, count: int) -> Observation:
     """Return `count` copies of a batch of one."""
+    where = observation.sub_problems
     return Observation(
         by_agent={agent: np.repeat(array, count, axis=0) for agent, array in observation.by_agent.items()},
         state=np.repeat(observation.state, count, axis=0),
         alive={agent: np.repeat(array, count, axis=0) for agent, array in observation.alive.items()},
         step=np.repeat(observation.step, count, axis=0),
+        sub_problems=where and SubProblems(*(np.repeat(array, count, axis=0) for array in where)),
     )
 
 
@@ -265,6 +267,10 @@ def _check_acting(name: str, agent: Agent, context: AgentContext, observation: O
     for role in context.agents:
         _require((first[role] == again[role]).all(), f"agent {name!r}: the same greedy call gave another action")
     check_actions(_greedy(name, agent, _batch(observation, 3)), context.action_spaces, 3)
+    where, coupled = observation.sub_problems, context.weakly_coupled
+    if where is not None and coupled is not None:
+        feasible = coupled.feasible[where.exogenous, first[context.leader[0]]].all()
+        _require(bool(feasible), f"agent {name!r}: a greedy action is infeasible")
 
 
 def _check_saving(name: str, trained: Agent, fresh: Agent, observations: list[Observation]) -> None:
