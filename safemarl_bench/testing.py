@@ -260,6 +260,10 @@ def _check_acting(name: str, agent: Agent, context: AgentContext, observation: O
     for role in context.agents:
         _require((first[role] == again[role]).all(), f"agent {name!r}: the same greedy call gave another action")
     check_actions(_greedy(name, agent, _batch(observation, 3)), context.action_spaces, 3)
+    where, coupled = observation.sub_problems, context.weakly_coupled
+    if where is not None and coupled is not None:
+        feasible = coupled.feasible[where.exogenous, first[context.leader[0]]].all()
+        _require(bool(feasible), f"agent {name!r}: a greedy action is infeasible")
 
 
 def _check_saving(name: str, trained: Agent, fresh: Agent, observations: list[Observation]) -> None:

@@ -171,7 +171,8 @@ class TabularAgent(Agent):
     def _arrays(self, *, training: bool) -> dict[str, np.ndarray]:
         """Return what a checkpoint holds beside the rows of the table, by name."""
         names = ("values", "earned", "visits", "met") if training else ("values", "earned")
-        return {f"sub_{name}": getattr(self.tables, name) for name in names}
+        arrays = {f"sub_{name}": getattr(self.tables, name) for name in names}
+        return arrays | {"initial": self.table.initial}
 
     def save(self, path: Path, *, training: bool) -> None:
         """Write the tables; see `Agent.save`."""

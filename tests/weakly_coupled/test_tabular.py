@@ -9,6 +9,7 @@ from safemarl_bench.baselines.wcql import WCQL, multiplier_grid
 
 from safemarl_bench.errors import CheckpointError, ContractError
 from safemarl_bench.rng import generator
+from safemarl_bench.testing import check_agent
 from safemarl_bench.weakly_coupled import tabular
 from safemarl_bench.weakly_coupled.charging import PRICE_MOVES, ChargingModel
 from safemarl_bench.weakly_coupled.charging_bays import solve_bay
@@ -300,3 +301,13 @@ def test_bad_settings_are_named(make_agent):
         make_agent(WCQL, model, lam_by_exogenous=True, lam_levels=200)
     with pytest.raises(ContractError, match="discount below 1"):
         make_agent(WCQL, model, {"gamma": 1.0})
+
+
+def test_a_greedy_action_that_is_infeasible_is_a_breach_of_the_contract():
+    class Idler(QL):
+        def act(self, observation, *, explore, rng):
+            actions = super().act(observation, explore=explore, rng=rng)
+            return actions if explore else {self.operator: np.zeros_like(actions[self.operator])}
+
+    with pytest.raises(ContractError, match="a greedy action is infeasible"):
+        check_agent(Idler, "ev_charging-code")
