@@ -13,11 +13,13 @@ import numpy as np
 
 from safemarl_bench.contract import Observation, SubProblems, WeaklyCoupled
 from safemarl_bench.errors import ContractError
+from safemarl_bench.references import Reference
 from safemarl_bench.registry import SuiteSpec
 from safemarl_bench.weakly_coupled import ads_exact
 from safemarl_bench.weakly_coupled.ads import ADS, N_TYPES, AdModel, allocations
 from safemarl_bench.weakly_coupled.batched_episodes import BatchedEpisodes
 from safemarl_bench.weakly_coupled.core_env import CoreEnv, read_settings
+from safemarl_bench.weakly_coupled.reference_cache import Values, digest, kept
 
 
 class Step(NamedTuple):
@@ -178,6 +180,20 @@ class AdMatching(CoreEnv):
     def random_value(self) -> float:
         """Return the expected return, discounted, of uniformly random joint actions."""
         return ads_exact.random_value(self.model, gamma=self.spec.gamma)
+
+    def reference(self) -> Reference:
+        """Return exact values, discounted, of the best, of random and of greedy play; kept on disk."""
+        model, gamma = self.model, self.spec.gamma
+        numbers = [model.moves.tolist(), model.payments.tolist(), gamma, self.spec.horizon, ADS]
+
+        def compute() -> Values:
+            greedy = ads_exact.policy_value(model, ads_exact.greedy_actions(model), gamma=gamma)
+            return {"discounted": {"optimum": self.optimum(), "random": self.random_value(), "greedy": greedy}}
+
+        values = kept(f"ad_matching-{digest(numbers)}", compute)["discounted"]
+        source = "exact: dynamic programming over all states that an episode can reach"
+        best = values["optimum"]
+        return Reference(best, values["random"], {"greedy": values["greedy"]}, (best, best), source)
 
     def all_states(self) -> Observation:
         """Return every state that an episode can decide in, 976,305 * 5 of them side by side."""

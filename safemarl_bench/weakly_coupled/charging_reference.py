@@ -1,24 +1,19 @@
 """Exact reference values of EV charging, computed once per model and kept on disk.
 
 Values are expected returns from the first states of an episode, by dynamic programming over all joint states: for ever
-and discounted (the reference itself), and of an episode of 50 decisions, discounted or not. The cache holds one JSON
-file per model in ``$XDG_CACHE_HOME/safemarl_bench`` (by default ``~/.cache``), named by a digest of its numbers.
+and discounted (the reference itself), and of an episode of 50 decisions, discounted or not.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import tqdm
 
 from safemarl_bench.references import Reference
-from safemarl_bench.weakly_coupled import charging
+from safemarl_bench.weakly_coupled import charging, reference_cache
 from safemarl_bench.weakly_coupled.charging import GAMMA, HORIZON, ChargingModel
 from safemarl_bench.weakly_coupled.charging_bays import lagrangian_bound
 from safemarl_bench.weakly_coupled.charging_exact import optimal_solution, policy_values, start_value
@@ -41,15 +36,7 @@ def reference(model: ChargingModel) -> Reference:
     `more` has, by criterion, the values of "optimum", "random" and every heuristic, and under "Lagrangian bounds" the
     bounds of the discounted optimum for one multiplier and for one by price. N = 5 takes many minutes once.
     """
-    path = _cache() / f"ev_charging-{digest(model)}.json"
-    if path.is_file():
-        more = json.loads(path.read_text(encoding="utf-8"))
-    else:
-        more = compute(model)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(more), encoding="utf-8")
-        temporary.replace(path)
+    more = reference_cache.kept(f"ev_charging-{digest(model)}", lambda: compute(model))
     values = dict(more["discounted"])
     optimum, random = values.pop("optimum"), values.pop("random")
     source = "exact: dynamic programming over all joint states, from the first states of an episode, for ever"
@@ -80,8 +67,4 @@ def digest(model: ChargingModel) -> str:
     tables = (charging.bay_rewards(), charging.bay_moves(), charging.first_bays(), charging.PRICE_MOVES)
     numbers = [np.round(table, 12).tolist() for table in tables]
     what = [FORMAT, model.n_bays, dataclasses.astuple(model.rules), numbers, GAMMA, HORIZON, sorted(HEURISTICS)]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "safemarl_bench"
+    return reference_cache.digest(what)

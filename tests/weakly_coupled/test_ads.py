@@ -70,6 +70,16 @@ def test_all_states_of_an_episode_are_as_many_as_is_known_and_greedy_is_almost_b
 
 
 @pytest.mark.slow
+def test_the_reference_is_exact_and_computed_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    known = smb.reference("ad_matching", instance=2)
+    assert known.optimum == ads_exact.optimum(AdModel(2))
+    assert known.random < known.heuristics["greedy"] <= known.optimum
+    monkeypatch.setattr(ads_exact, "_backward", None)
+    assert smb.reference("ad_matching", instance=2) == known
+
+
+@pytest.mark.slow
 def test_mean_discounted_returns_of_greedy_are_its_exact_value():
     model, core = AdModel(0), BatchedAds(AdModel(0), HORIZON, 4000)
     shown, returns = core.reset(stream="evaluation"), np.zeros(4000)
