@@ -76,7 +76,7 @@ FAMILIES = {
 
 
 def _board(board: Board) -> Iterator[str]:
-    yield f"## Board: {FAMILIES[board.family]}, budget {board.budget}\n"
+    yield f"## Board: {FAMILIES.get(board.family, board.family)}, budget {board.budget}\n"
     yield f"Suites: {', '.join(board.suites)}.\n"
     yield "### Safety\n"
     yield "Most SAFE suites first, then fewest UNSAFE, then the lowest cost ratio.\n"
@@ -115,7 +115,7 @@ def _details(entries: Sequence[Entry]) -> Iterator[str]:
         groups.setdefault((entry.suite, entry.suite_version, entry.game_digest, entry.budget), []).append(entry)
     if groups:
         yield "## Per suite\n"
-        yield "Returns are means over evaluation episodes and seeds: undiscounted, on weakly coupled suites discounted.\n"
+        yield "Returns are raw means over episodes and seeds, undiscounted; on weakly coupled suites discounted.\n"
     for (suite, version, _, budget), group in groups.items():
         remark = f" ({group[0].reason})" if group[0].reason else ""
         yield f"### {suite}@{version}, budget {budget}{remark}\n"

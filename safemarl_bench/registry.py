@@ -63,6 +63,7 @@ class SuiteSpec:
         kind: "game", or "weakly_coupled" (see `safemarl_bench.contract`).
         criterion: "total", returns are sums of rewards, or "discounted", they are sums of ``gamma^t r_t``; everywhere:
             in training logs, validation, evaluation and scores.
+        board: name of the leaderboard that it counts on, where it is not its kind's; see `family`.
     """
 
     name: str
@@ -88,6 +89,12 @@ class SuiteSpec:
     state_features: Features | None = None
     kind: str = "game"
     criterion: str = "total"
+    board: str = ""
+
+    @property
+    def family(self) -> str:
+        """What a leaderboard compares: the suites of one `board`; by default games of an action kind, or a kind."""
+        return self.board or (self.action_kind if self.kind == "game" else self.kind)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -101,11 +108,6 @@ class SuiteSpec:
         return {key: getattr(self, key) for key, value in usual.items() if getattr(self, key) != value}
 
     @property
-    def family(self) -> str:
-        """What one board compares: "discrete" or "continuous" games, or "weakly_coupled" problems."""
-        return self.action_kind if self.kind == "game" else self.kind
-
-    @property
     def reference_backend(self) -> str:
         """The backend whose numbers decide."""
         return self.backends[-1]
@@ -116,7 +118,7 @@ class SuiteSpec:
         left_out = {"title", "source", "entry_point", "backends", "budgets", "agents", "certified", "ranked"}
         if self.state_features is None:
             left_out.add("state_features")
-        left_out |= {"kind", "criterion"}
+        left_out |= {"kind", "criterion", "board"}
         game = {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out} | self.unusual
         return hashlib.sha256(json.dumps(game, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -179,7 +181,7 @@ def _parse_suite(data: dict[str, Any], path: Path) -> SuiteSpec:
     fields = {field.name for field in dataclasses.fields(SuiteSpec)} - {"features", "state_features"}
     for unknown in [*data, *(set(suite) - fields)]:
         raise RegistryError(f"suite file {path} has an unknown key {unknown!r}: {nearest(unknown, fields)}")
-    missing = sorted(fields - set(suite) - {"ranked", "kind", "criterion"})
+    missing = sorted(fields - set(suite) - {"ranked", "kind", "criterion", "board"})
     missing += [f"{key} of {owner}" for owner, scale in {"features": {}, **scales}.items() for key in _lacking(scale)]
     if missing:
         raise RegistryError(f"suite file {path} lacks {', '.join(missing)}")
@@ -345,8 +347,8 @@ def register_agent(name: str, agent_class: type[Agent]) -> None:
 def incompatibility(spec: SuiteSpec, agent_class: type[Agent]) -> str:
     """Return why the agent cannot run on the suite, or ""."""
     if spec.kind not in agent_class.suite_kinds:
-        able = " and ".join(suite_values.SUITE_KINDS[kind] for kind in agent_class.suite_kinds)
-        return f"{agent_class.__name__} plays {able}, suite {spec.name} is {suite_values.SUITE_KINDS[spec.kind]}"
+        able = " or ".join(suite_values.SUITE_KINDS[kind] for kind in agent_class.suite_kinds)
+        return f"{agent_class.__name__} is for {able}, suite {spec.name} is {suite_values.SUITE_KINDS[spec.kind]}"
     if agent_class.pairs_only and (len(spec.leader), len(spec.followers)) != (1, 1):
         roles = f"{len(spec.leader)} leaders and {len(spec.followers)} followers"
         return f"{agent_class.__name__} plays one leader and one follower, suite {spec.name} has {roles}"

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 ACTION_KINDS = ("discrete", "continuous")
 CRITERIA = ("total", "discounted")
-SUITE_KINDS = {"game": "games of several agents", "weakly_coupled": "weakly coupled problems of one operator"}
+SUITE_KINDS = {"game": "a game of several agents", "weakly_coupled": "a weakly coupled problem of one operator"}
 """Kind of a suite -> what errors call it."""
 
 
 def problems(spec: SuiteSpec) -> Iterator[str]:
     """Yield what is wrong with a suite, one line each: the key, what it must be, what it is."""
-    for key in ("name", "title", "source", "entry_point"):
+    for key in ("name", "title", "source", "entry_point", "board"):
         if not isinstance(getattr(spec, key), str):
             yield f"{key} must be text, got {getattr(spec, key)!r}"
     for key in ("version", "horizon"):

@@ -2,7 +2,7 @@
 
 Values are expected returns from the first states of an episode, by dynamic programming over all joint states: for ever
 and discounted (the reference itself), and of an episode of 50 decisions, discounted or not. The cache holds one JSON
-file per model in ``$XDG_CACHE_HOME/safemarl_bench`` (by default ``~/.cache``), named by a digest of the model's numbers.
+file per model in ``$XDG_CACHE_HOME/safemarl_bench`` (by default ``~/.cache``), named by a digest of its numbers.
 """
 
 from __future__ import annotations

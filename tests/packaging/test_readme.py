@@ -15,7 +15,13 @@ PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_readme_shows_the_library_a_batch_and_an_agent():
-    assert len(PYTHON_BLOCKS) == 3
+    assert len(PYTHON_BLOCKS) == 4
+
+
+def test_the_reference_example_computes_what_the_paper_s_problem_is_worth(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    exec(compile(PYTHON_BLOCKS[3], "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("5.16174 ")
 
 
 def test_the_library_example_runs_and_prints_what_it_says(tmp_path, monkeypatch, capsys):

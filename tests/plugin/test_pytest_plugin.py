@@ -92,7 +92,8 @@ def test_an_evaluation_backend_is_used_where_a_suite_has_it(tmp_path):
 def test_by_default_an_agent_meets_every_suite_of_the_leaderboard_and_no_other():
     done = pytest_run("--agent=idle", "--collect-only", "-q")
     suites = set(re.findall(r"sound\[(.+)-idle-0\]", done.stdout))
-    assert suites == {"intersection", "merge", "racetrack", "racetrack-frenet", "roundabout", "toy"}
+    driving = {"intersection", "merge", "racetrack", "racetrack-frenet", "roundabout"}
+    assert suites == {*driving, "ev_charging", "ev_charging-game", "toy"}
     done = pytest_run("--agent=idle", "--suite=merge-official", "--collect-only", "-q")
     assert "sound[merge-official-idle-0]" in done.stdout
 

@@ -4,6 +4,7 @@ import importlib.metadata
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from toy_suite.agents import Continuous, Counter
 
@@ -18,9 +19,9 @@ TOY = registry.get_suite("toy")
 def test_our_suites_and_agents_are_registered_beside_a_strangers():
     driving = {"merge", "roundabout", "intersection", "racetrack", "racetrack-frenet"}
     official = {"merge-official", "roundabout-official", "intersection-official", "racetrack-official"}
-    charging = {"ev_charging", "ev_charging-2", "ev_charging-4", "ev_charging-5", "ev_charging-code"}
-    unranked = {*official, *charging, "ev_charging-game"}
-    assert {*driving, *unranked, "toy"} == set(registry.suite_names())
+    charging = {"ev_charging-2", "ev_charging-4", "ev_charging-5", "ev_charging-code"}
+    unranked = {*official, *charging}
+    assert {*driving, *unranked, "ev_charging", "ev_charging-game", "toy"} == set(registry.suite_names())
     assert {name for name in registry.suite_names() if not registry.get_suite(name).ranked} == unranked
     agents = set(registry.agent_names())
     assert {"bi_ac", "csq", "idle", "mip_pcsq", "random", "script", "toy_counter"} <= agents
@@ -118,6 +119,10 @@ def test_a_malformed_suite_file_is_refused(tmp_path, changes, message):
         ({"scale": "scale = [6, 1]"}, "as many centers and scales as names"),
         ({"leader": "leader = [-1.0]"}, "leader must be a list of different names"),
         ({"followers": 'followers = ["leader"]'}, "must have one entry for each of"),
+        ({"version": 'version = 1\nkind = "gam"'}, "kind must be one of game, weakly_coupled, got 'gam'"),
+        ({"version": 'version = 1\nkind = "weakly_coupled"'}, r"followers of a weakly coupled suite must be empty"),
+        ({"version": 'version = 1\ncriterion = "mean"'}, "criterion must be one of total, discounted, got 'mean'"),
+        ({"version": "version = 1\nboard = 3"}, "board must be text, got 3"),
         ({"full": "full = 600\n[agents.csq.fulll]\nrho = 0.5"}, r"agents\.csq\.fulll: there is no budget 'fulll'"),
     ],
 )
@@ -143,6 +148,20 @@ def test_a_suites_digest_follows_the_game_and_not_its_description(tmp_path):
     assert digest(quick="quick = 77") == TOY.digest
     assert digest(spread="spread = 0.75") != TOY.digest
     assert digest(version="version = 2") != TOY.digest
+
+
+def test_the_criterion_is_part_of_the_game_and_weighs_rewards(tmp_path):
+    spec = registry.read_suite(write_suite(tmp_path, version='version = 1\ncriterion = "discounted"'))
+    assert spec.digest != TOY.digest
+    assert spec.weight(np.array([0, 2])).tolist() == [1.0, spec.gamma**2]
+    assert TOY.weight(7) == 1.0
+
+
+def test_suites_of_a_kind_share_a_board_unless_they_name_one(tmp_path):
+    spec = registry.read_suite(write_suite(tmp_path, version='version = 1\nboard = "toys"'))
+    assert spec.digest == TOY.digest
+    assert [spec.family, TOY.family] == ["toys", "discrete"]
+    assert registry.get_suite("ev_charging").family == "weakly_coupled"
 
 
 def test_the_digest_follows_the_scale_of_the_state_but_not_the_rank(tmp_path):
