@@ -12,6 +12,7 @@ from pathlib import Path
 from safemarl_bench.suites.perf.core_page import checked_gates, draw_stackelberg, stackelberg_page
 from safemarl_bench.suites.perf.many_followers import draw_many_followers, many_followers_page
 from safemarl_bench.suites.perf.markdown import Benchmarks, infos, table
+from safemarl_bench.suites.perf.weakly_coupled import weakly_coupled_page
 
 from safemarl_bench.errors import RecordError
 
@@ -174,6 +175,7 @@ PAGES: dict[str, Callable[[Benchmarks, str], list[str]]] = {
     "many_followers.md": many_followers_page,
     "kernel.md": kernel_page,
     "learning.md": learning_page,
+    "weakly_coupled.md": weakly_coupled_page,
 }
 FIGURES: dict[str, Callable[[Benchmarks, Path], None]] = {
     "stackelberg.md": draw_stackelberg,

@@ -53,6 +53,11 @@ def test_whole_trainings_are_benchmarked():
 
 
 @needs_compiler
+def test_weakly_coupled_environment_updates_and_trainings_are_benchmarked():
+    assert "3 passed" in run("bench_weakly_coupled.py", "test_environment or wcdqn")
+
+
+@needs_compiler
 def test_without_envpool_the_comparison_is_skipped_with_the_reason(tmp_path, monkeypatch):
     (tmp_path / "envpool.py").write_text("raise ModuleNotFoundError")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

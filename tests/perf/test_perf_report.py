@@ -124,6 +124,18 @@ def test_the_page_of_the_learners_shows_updates_and_actions(tmp_path):
     assert "| merge | csq | 16 | 10,039 |" in written["learning.md"]
 
 
+def test_the_page_of_the_weakly_coupled_suites_shows_environment_updates_and_trainings(tmp_path):
+    entries = {
+        "coupled environment": {"n_bays": 3, "num_envs": 4096, "subproblem_steps_per_second": 5_000_000.4},
+        "coupled updates": {"agent": "wcql", "n_bays": 5, "multipliers": 100, "transitions_per_second": 100_088.0},
+        "coupled training": {"agent": "wcdqn", "num_envs": 10, "training_steps_per_second": 1_500.0},
+    }
+    written = pages(tmp_path, [{"group": group, "params": None, "extra_info": info} for group, info in entries.items()])
+    assert set(written) == {"weakly_coupled.md"}
+    for line in ("| 3 | 4,096 | 5,000,000 |", "| wcql | 5 | 100 | 100,088 |", "| wcdqn | 10 | 1,500 |"):
+        assert line in written["weakly_coupled.md"]
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"benchmarks": [], "machine_info": {"cpu": {}}}'])
 def test_a_file_that_is_not_of_pytest_benchmark_is_refused(tmp_path, content):
     source = tmp_path / "timings.json"
