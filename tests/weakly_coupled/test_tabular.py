@@ -285,6 +285,12 @@ def test_exploring_draws_every_feasible_action_alike_at_a_first_visit(make_agent
         assert (np.abs(counts[model.feasible[price]] - expected) < 5 * expected**0.5).all()
 
 
+def test_a_reward_above_its_bound_is_named(make_agent, play):
+    model = ChargingModel("text", 2)
+    with pytest.raises(ContractError, match=r"'reward_bound' must be .*, got 0.5 and a reward of 0.8"):
+        play(model, 6, seed=1).train(make_agent(WCQL, model, reward_bound=0.5), 50)
+
+
 def test_bad_settings_are_named(make_agent):
     model = ChargingModel("text", 2)
     with pytest.raises(ContractError, match="not weakly coupled"):
