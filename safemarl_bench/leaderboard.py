@@ -204,6 +204,7 @@ def entry_values(entry: Entry) -> dict[str, Any]:
         "total_return": score.total_return,
         "score": score.score,
         "score_provisional": score.provisional,
+        "regret": score.regret,
         "verdict": score.verdict,
         "feasible_seeds": score.feasible_seeds,
         "cost_ratio_mean": mean(score.cost_ratios),

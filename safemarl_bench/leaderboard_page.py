@@ -39,6 +39,7 @@ This page is generated from the run records in `runs/`; do not edit it, run `saf
   interquartile mean over seeds and suites. A reference that comes from a planner is what its search found, a lower
   bound of the optimum. `*` marks a provisional reference: an open-loop script, in place of a planner that has no
   records yet.
+- **Regret**: the exact optimum less the mean return, in the returns' units, on the suites whose optimum is known.
 - **Crash rate**: share of evaluation episodes in which an agent crashed, with its exact 95 % interval
   (Clopper-Pearson, over the episodes of all seeds).
 - **Training violations**: steps with a cost per 1,000 steps of training.
@@ -119,7 +120,18 @@ def _details(entries: Sequence[Entry]) -> Iterator[str]:
     for (suite, version, _, budget), group in groups.items():
         remark = f" ({group[0].reason})" if group[0].reason else ""
         yield f"### {suite}@{version}, budget {budget}{remark}\n"
-        yield _table(DETAIL_HEADER, map(_detail_cells, group))
+        yield _table(*_with_regret(group))
+
+
+def _with_regret(group: Sequence[Entry]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Return a suite's header and rows, with the regret after the score where the optimum is known."""
+    header, rows = DETAIL_HEADER, [_detail_cells(entry) for entry in group]
+    if all(entry.score.regret is None for entry in group):
+        return header, rows
+    place = header.index("score") + 1
+    regrets = [(_number(entry.score.regret),) for entry in group]
+    columns = zip(rows, regrets, strict=True)
+    return (*header[:place], "regret", *header[place:]), [(*row[:place], *one, *row[place:]) for row, one in columns]
 
 
 def _detail_cells(entry: Entry) -> Sequence[str]:
@@ -148,6 +160,7 @@ def _sources(leaderboard: Leaderboard) -> Iterator[str]:
     if leaderboard.references:
         rows = [_reference_cells(stored) for stored in leaderboard.references]
         yield _table(("suite", "random return (score 0)", "reference return (score 1)", "reference", "file"), rows)
+        yield from _duality(leaderboard.references)
     if leaderboard.variants:
         yield "Runs of one agent that differ in more than the seed are never mixed. Apart from the main variant:\n"
         yield "\n".join(f"- {_escape(name)}: {_escape(change)}" for name, change in leaderboard.variants.items()) + "\n"
@@ -163,6 +176,19 @@ def _reference_cells(stored: SuiteReference) -> Sequence[str]:
     best = f"{reference.best_name} (provisional)*" if reference.provisional else reference.best_name or "none"
     numbers = (_number(reference.random), _number(reference.best))
     return (f"{stored.suite}@{stored.version}", *numbers, best, f"[{file}]({file})")
+
+
+def _duality(references: Sequence[SuiteReference]) -> Iterator[str]:
+    """Yield the duality gaps of the suites that have bounds."""
+    rows = []
+    for stored in references:
+        optimum = stored.reference.more.get("discounted", {}).get("optimum")
+        for name, bound in stored.reference.more.get("Lagrangian bounds", {}).items():
+            gap = "-" if optimum is None else f"{_number(bound - optimum)} ({(bound - optimum) / abs(optimum):.2%})"
+            rows.append((f"{stored.suite}@{stored.version}", _number(optimum), name, _number(bound), gap))
+    if rows:
+        yield "Lagrangian bounds of the best discounted return of an episode that never ends, and the duality gap:\n"
+        yield _table(("suite", "optimum", "multipliers", "bound", "gap"), rows)
 
 
 def _name(row: Row) -> str:

@@ -1,7 +1,8 @@
 """What the returns of a suite are measured against: the agents that do not train, in one file per suite.
 
 A game may tell the value of the best policy (``game.optimum()``) and of uniformly random play
-(``game.random_value()``); they then take the place of what was found by playing.
+(``game.random_value()``); they then take the place of what was found by playing. Upper bounds of the optimum
+(``game.duality()``) stand beside it.
 
 `safemarl-bench leaderboard` derives ``<results>/reference/<suite>.json`` from the run records, and `--check` says
 whether they are current; nothing else writes them. Those of this project's own records are part of the package.
@@ -127,14 +128,15 @@ def reference_of(untrained: Mapping[str, Sequence[RunRecord]]) -> Reference:
     heuristics = {name: total for name, total in sorted(totals.items()) if name != RANDOM}
     feasible = [total for name, total in heuristics.items() if all(run.cost_ratio <= 1.0 for run in untrained[name])]
     optimum = drawn = None
+    more: Mapping[str, Mapping[str, float]] = {}
     if untrained:
         cell = next(iter(untrained.values()))[0].cell
-        optimum, drawn = exact_values(cell["suite"], cell["suite_digest"])
+        optimum, drawn, more = exact_values(cell["suite"], cell["suite_digest"])
     if optimum is not None:
         source = "score 1 is the optimum, by dynamic programming over all joint states; "
         source += "the others: run records" if drawn is None else "score 0 likewise; the others: run records"
         return Reference(
-            optimum, totals.get(RANDOM) if drawn is None else drawn, heuristics, (optimum, optimum), source
+            optimum, totals.get(RANDOM) if drawn is None else drawn, heuristics, (optimum, optimum), source, more
         )
     reference = Reference(
         random=totals.get(RANDOM),
@@ -165,17 +167,17 @@ def suite_reference(untrained: Mapping[str, Sequence[RunRecord]]) -> SuiteRefere
 
 
 @functools.cache
-def exact_values(suite: str, digest: str) -> tuple[float | None, float | None]:
-    """Return the best expected return of a suite's game and that of random play, each where the game can tell it.
+def exact_values(suite: str, digest: str) -> tuple[float | None, float | None, Mapping[str, Mapping[str, float]]]:
+    """Return the best expected return of a suite's game, that of random play, and what else the game can tell.
 
     Args:
         suite, digest: of the records; nothing is told where the suite is not registered, or is another game by now.
     """
     if suite not in suite_names() or get_suite(suite).digest != digest:
-        return None, None
+        return None, None, {}
     game = make(suite)
-    best, drawn = (getattr(game, name, None) for name in ("optimum", "random_value"))
-    return float(best()) if best else None, float(drawn()) if drawn else None
+    best, drawn, bounds = (getattr(game, name, None) for name in ("optimum", "random_value", "duality"))
+    return float(best()) if best else None, float(drawn()) if drawn else None, bounds() if bounds else {}
 
 
 def _obtained(records: Sequence[RunRecord]) -> dict[str, Any]:

@@ -42,6 +42,17 @@ def check_seed(seed: int, what: str = "seed") -> int:
     return value
 
 
+def stream_number(stream: str) -> int:
+    """Return the number of a stream, the first word of the key.
+
+    Raises:
+        SafeMARLBenchError: unknown stream.
+    """
+    if stream not in STREAMS:
+        raise SafeMARLBenchError(f"unknown random stream {stream!r}: {nearest(stream, STREAMS)}")
+    return STREAMS[stream]
+
+
 class _Key(ISeedSequence):
     """Hands `numpy.random.Philox` its key: given as ``key=`` it first asks the operating system for entropy."""
 
@@ -64,13 +75,12 @@ def generator(stream: str, seed: int, *counters: int) -> np.random.Generator:
     Raises:
         SafeMARLBenchError: unknown stream, or a number out of range.
     """
-    if stream not in STREAMS:
-        raise SafeMARLBenchError(f"unknown random stream {stream!r}: {nearest(stream, STREAMS)}")
+    number = stream_number(stream)
     if len(counters) > 3:
         raise SafeMARLBenchError(f"at most three counters, got {len(counters)}")
     words = [check_seed(counter, "counter") for counter in counters]
     counter = np.array([0, *words, *[0] * (3 - len(words))], dtype=np.uint64)
-    key = np.array([STREAMS[stream], check_seed(seed)], dtype=np.uint64)
+    key = np.array([number, check_seed(seed)], dtype=np.uint64)
     philox = np.random.Philox(_Key(key), counter=counter)  # type: ignore[arg-type]  # numpy's stubs forget ISeedSequence
     return np.random.Generator(philox)
 

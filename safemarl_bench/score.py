@@ -65,6 +65,7 @@ class SuiteScore:
         training_violations: violating steps per 1,000 training steps, mean over seeds; None without training.
         deterministic: one seed is enough.
         provisional: the scores are normalised by a provisional reference.
+        regret: exact optimum - mean return, in the returns' units; None where the optimum is not known.
     """
 
     returns: tuple[float, ...]
@@ -81,6 +82,7 @@ class SuiteScore:
     training_violations: float | None
     deterministic: bool
     provisional: bool
+    regret: float | None = None
 
     @property
     def seeds(self) -> int:
@@ -145,6 +147,7 @@ def score_suite(records: Sequence[RunRecord], reference: Reference) -> SuiteScor
         training_violations=mean(trained) if trained else None,
         deterministic=all(record.cell["agent_traits"]["deterministic"] for record in records),
         provisional=bool(scores) and reference.provisional,
+        regret=None if reference.optimum is None else reference.optimum - mean(returns),
     )
 
 

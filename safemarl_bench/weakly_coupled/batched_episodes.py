@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from safemarl_bench.errors import ContractError, SafeMARLBenchError
-from safemarl_bench.rng import check_seed, generator
+from safemarl_bench.rng import check_seed
+from safemarl_bench.weakly_coupled.episode_draws import uniforms
 
 
 class BatchedEpisodes(ABC):
@@ -61,10 +62,9 @@ class BatchedEpisodes(ABC):
         episodes = self._games if episodes is None else episodes
         keys = [self._numbers(values, what) for values, what in ((seeds, "seeds"), (episodes, "episodes"))]
         rows = np.flatnonzero(chosen)
-        shape = (self.horizon + 1, self._draws)
-        draws = [generator(stream, int(keys[0][k]), int(keys[1][k])).random(shape) for k in rows]
+        draws = uniforms(stream, keys[0][rows], keys[1][rows], (self.horizon + 1) * self._draws)
         if len(rows):
-            self._start(rows, np.stack(draws))
+            self._start(rows, draws.reshape(-1, self.horizon + 1, self._draws))
             self._clock[rows] = 0
         return self._at_rest()
 

@@ -118,6 +118,14 @@ class ChargingOperator(CoreEnv):
             policy_values(self.model, uniform(self.model), steps=self.spec.horizon, gamma=self.spec.gamma),
         )
 
+    def duality(self) -> dict[str, dict[str, float]]:
+        """Return the best value of an episode that never ends, discounted, and its Lagrangian bounds.
+
+        Names are those of `reference`, of whose further values these are some.
+        """
+        best = start_value(self.model, optimal_solution(self.model).values)
+        return {"discounted": {"optimum": best}, "Lagrangian bounds": charging_reference.bounds(self.model)}
+
     def reference(self) -> Reference:
         """Return exact values of the best, of random and of rule-bound play; see `charging_reference`."""
         return charging_reference.reference(self.model)

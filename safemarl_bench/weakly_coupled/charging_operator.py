@@ -17,6 +17,9 @@ from safemarl_bench.weakly_coupled.charging import BAY_STATES, PERIODS, PRICES, 
 from safemarl_bench.weakly_coupled.charging_exact import policy_values, start_value, state_shape
 from safemarl_bench.weakly_coupled.charging_station import BatchedStation
 
+NOBODY = 0
+"""The joint action that charges no bay."""
+
 
 class Step(NamedTuple):
     """What one decision shows of E episodes; the caller may keep the arrays.
@@ -97,14 +100,15 @@ class BatchedOperator(BatchedStation):
         """
         self._check_actions(actions, (len(self._allocations),))
         running, chosen = self._clock < self.horizon, actions[:, 0]
-        infeasible = running & ~self.model.feasible[self.shown_price, chosen]
+        shown = self.shown_price
+        infeasible = running & ~self.model.feasible[shown, chosen]
         if infeasible.any():
             k = int(infeasible.argmax())
-            able = np.flatnonzero(self.model.feasible[self.shown_price[k]]).tolist()
+            able = np.flatnonzero(self.model.feasible[shown[k]]).tolist()
             raise ContractError(
                 f"action {chosen[k]} in episode {k} is infeasible at this price; expected one of {able}"
             )
-        charged = self._allocations[chosen] * running[:, None]
+        charged = self._allocations[chosen if running.all() else np.where(running, chosen, NOBODY)]
         return self._shown(self._charge(charged, running), running, charged)
 
     def _at_rest(self) -> Step:

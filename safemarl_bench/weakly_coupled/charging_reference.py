@@ -70,9 +70,14 @@ def compute(model: ChargingModel) -> dict[str, dict[str, float]]:
                 values = policy_values(model, table, steps=steps, gamma=gamma)
                 more[criterion][name] = start_value(model, values)
                 bar.update()
-    bounds = {"one multiplier": False, "one by price": True}
-    more["Lagrangian bounds"] = {name: lagrangian_bound(model, by_price=by).value for name, by in bounds.items()}
+    more["Lagrangian bounds"] = bounds(model)
     return more
+
+
+def bounds(model: ChargingModel) -> dict[str, float]:
+    """Return the upper bounds of the discounted optimum, by what multipliers they have."""
+    multipliers = {"one multiplier": False, "one by price": True}
+    return {name: lagrangian_bound(model, by_price=by).value for name, by in multipliers.items()}
 
 
 def digest(model: ChargingModel) -> str:

@@ -434,6 +434,7 @@ def test_the_details_give_hand_computed_numbers() -> None:
         "total_return": "42.0",
         "score": "0.55",  # (42 - 20) / (60 - 20)
         "score_provisional": "True",
+        "regret": "",
         "verdict": "UNCERTAIN",  # ratios 0, 0.5, 1, 1.5, 2
         "feasible_seeds": "3",
         "cost_ratio_mean": "1.0",
