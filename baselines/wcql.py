@@ -32,8 +32,8 @@ import numpy as np
 from safemarl_bench.contract import AgentContext, Transition, WeaklyCoupled
 from safemarl_bench.errors import ContractError
 from safemarl_bench.rng import generator
-from safemarl_bench.weakly_coupled import tabular
-from safemarl_bench.weakly_coupled.tabular import SubTables
+from safemarl_bench.weakly_coupled import tables
+from safemarl_bench.weakly_coupled.tables import SubTables
 from safemarl_bench.weakly_coupled.tabular_agent import TabularAgent, TabularConfig
 
 OFFICIAL_GRID = (10.0, 1001)
@@ -130,9 +130,9 @@ class WCQL(TabularAgent):
             )
         if config.official:
             initial = generator("init", self.context.seed, 1).random(shape)
-            return tabular.subproblem_tables(initial, multipliers, group, 0.0)
+            return tables.subproblem_tables(initial, multipliers, group, 0.0)
         initial = upper_bounds(shape, multipliers[:, group].T, config.reward_bound, gamma)
-        return tabular.subproblem_tables(initial, multipliers, group, float(problem.capacity.max()) / (1.0 - gamma))
+        return tables.subproblem_tables(initial, multipliers, group, float(problem.capacity.max()) / (1.0 - gamma))
 
     def observe(self, transition: Transition) -> None:
         """Keep E transitions for `learn`.
