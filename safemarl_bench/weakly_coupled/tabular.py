@@ -31,6 +31,13 @@ from safemarl_bench.weakly_coupled.tables import Coupling, JointTable, Moves, Ra
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def inlined(function: F) -> F:
+    """Compile a function into its callers: calls that pass tables cost more than what they do."""
+    if numba is None:
+        return function
+    return cast(F, numba.njit(cache=True, error_model="numpy", forceinline=True)(function))
+
+
 def lowest(function: F) -> F:
     """Compile a function that looks for the least number on vector registers: in whatever order, it is the same."""
     if numba is None:
@@ -38,7 +45,7 @@ def lowest(function: F) -> F:
     return cast(F, numba.njit(cache=True, fastmath={"nnan", "nsz"})(function))
 
 
-@compiled
+@inlined
 def state_number(radix: np.ndarray, exogenous: int, states: np.ndarray) -> int:
     """Return the number of a joint state: digits are the exogenous state, then each sub-problem's; states: (N,)."""
     number = exogenous
@@ -47,7 +54,7 @@ def state_number(radix: np.ndarray, exogenous: int, states: np.ndarray) -> int:
     return number
 
 
-@compiled
+@inlined
 def _slot(slots: np.ndarray, states: np.ndarray, state: int) -> int:
     """Return where in the hash a state is, or is to go."""
     mask = len(slots) - 1
@@ -64,7 +71,7 @@ def rehash(table: JointTable) -> None:
         table.slots[_slot(table.slots, table.states, table.states[row])] = row
 
 
-@compiled
+@inlined
 def _row(table: JointTable, state: int) -> int:
     """Return the row of a state, taking a new one at its first visit."""
     slot = _slot(table.slots, table.states, state)
@@ -79,7 +86,7 @@ def _row(table: JointTable, state: int) -> int:
     return row
 
 
-@compiled
+@inlined
 def _read(table: JointTable, state: int, out: np.ndarray) -> int:
     """Write Q(s, .) into `out`, (A,); return how often the state was learned from."""
     row = table.slots[_slot(table.slots, table.states, state)]
@@ -91,7 +98,7 @@ def _read(table: JointTable, state: int, out: np.ndarray) -> int:
     return 0
 
 
-@compiled
+@inlined
 def _earnings(tables: SubTables, exogenous: int, out: np.ndarray) -> None:
     """Write ``lam B(w)`` into `out`, (L,)."""
     out[:] = tables.multipliers[:, 0] * tables.earned[exogenous, 0]
@@ -115,7 +122,7 @@ def _least(values: np.ndarray) -> float:
     return least
 
 
-@compiled
+@inlined
 def _bound(
     coupling: Coupling,
     tables: SubTables,
@@ -142,7 +149,7 @@ def _bound(
     return _least(work[last])
 
 
-@compiled
+@inlined
 def _cut(
     coupling: Coupling, tables: SubTables, exogenous: int, states: np.ndarray, values: np.ndarray, work: np.ndarray
 ) -> int:
@@ -161,7 +168,7 @@ def _cut(
     return cuts
 
 
-@compiled
+@inlined
 def _best(
     coupling: Coupling, tables: SubTables, exogenous: int, states: np.ndarray, values: np.ndarray, work: np.ndarray
 ) -> int:
@@ -199,7 +206,7 @@ def _approach(
         values[k] += beta * (reward - paid[k] * use + gamma * later[k] - values[k])
 
 
-@compiled
+@inlined
 def _learn_subproblems(
     coupling: Coupling, tables: SubTables, rates: Rates, moves: Moves, k: int, work: np.ndarray
 ) -> None:
