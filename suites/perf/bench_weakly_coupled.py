@@ -3,12 +3,14 @@
     pytest suites/perf/bench_weakly_coupled.py -n0 --benchmark-only
 
 A step is one joint action of one game. The updates are those of `tabular.learn` on transitions drawn beforehand; a
-training also acts, steps the games, restarts finished episodes and keeps the log, once it learns.
+training also acts, steps the games, restarts finished episodes and keeps the log, once it learns. Times are of the
+processor, not of the clock on the wall.
 """
 
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ TRAININGS = [
 """Agent, its config, and the decisions of a round, all games together; the first round is for warming up."""
 
 
-@pytest.mark.benchmark(group="coupled environment")
+@pytest.mark.benchmark(group="coupled environment", timer=time.process_time)
 @pytest.mark.parametrize("n_bays", [3, 5])
 def test_environment(benchmark: Any, n_bays: int) -> None:
     game = make(SUITE, n_bays=n_bays)
@@ -59,7 +61,7 @@ def test_environment(benchmark: Any, n_bays: int) -> None:
         benchmark.extra_info.update(n_bays=n_bays, num_envs=BATCH, subproblem_steps_per_second=rate)
 
 
-@pytest.mark.benchmark(group="coupled updates")
+@pytest.mark.benchmark(group="coupled updates", timer=time.process_time)
 @pytest.mark.parametrize(("name", "n_bays", "config"), UPDATES)
 def test_updates(benchmark: Any, name: str, n_bays: int, config: dict[str, Any]) -> None:
     agent = _agent(name, n_bays, config)
@@ -91,7 +93,7 @@ def _moves(agent: TabularAgent) -> tables.Moves:
     return tables.Moves(now, states, problem.draw(now, rng), rewards, later, following, np.ones(BATCH, bool))
 
 
-@pytest.mark.benchmark(group="coupled training")
+@pytest.mark.benchmark(group="coupled training", timer=time.process_time)
 @pytest.mark.parametrize(("name", "config", "steps"), TRAININGS)
 def test_training(benchmark: Any, tmp_path: Path, name: str, config: dict[str, Any], steps: int) -> None:
     cell = runner.resolve_cell(SUITE, name, budget="full", config=config | ({"burn_in": 1000} if "dqn" in name else {}))
