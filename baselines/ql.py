@@ -16,7 +16,7 @@ import dataclasses
 from typing import ClassVar
 
 from safemarl_bench.contract import WeaklyCoupled
-from safemarl_bench.weakly_coupled import tabular
+from safemarl_bench.weakly_coupled import tables
 from safemarl_bench.weakly_coupled.tabular_agent import TabularAgent, TabularConfig
 
 
@@ -30,9 +30,9 @@ class QL(TabularAgent):
 
     Config: ClassVar[type] = QLConfig
 
-    def subproblem_tables(self, problem: WeaklyCoupled) -> tabular.SubTables:
+    def subproblem_tables(self, problem: WeaklyCoupled) -> tables.SubTables:
         """Return the tables of the sub-problems: here none."""
-        return tabular.no_subproblems(problem.n_exogenous)
+        return tables.no_subproblems(problem.n_exogenous)
 
     def exponents(self) -> tuple[float, float, float]:
         """Return the exponents of alpha and of the sub-problems' rates, which are not used."""

@@ -29,11 +29,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from safemarl_bench.contract import AgentContext, WeaklyCoupled
+from safemarl_bench.contract import AgentContext, Transition, WeaklyCoupled
 from safemarl_bench.errors import ContractError
 from safemarl_bench.rng import generator
-from safemarl_bench.weakly_coupled import tabular
-from safemarl_bench.weakly_coupled.tabular import SubTables
+from safemarl_bench.weakly_coupled import tables
+from safemarl_bench.weakly_coupled.tables import SubTables
 from safemarl_bench.weakly_coupled.tabular_agent import TabularAgent, TabularConfig
 
 OFFICIAL_GRID = (10.0, 1001)
@@ -130,9 +130,24 @@ class WCQL(TabularAgent):
             )
         if config.official:
             initial = generator("init", self.context.seed, 1).random(shape)
-            return tabular.subproblem_tables(initial, multipliers, group, 0.0)
+            return tables.subproblem_tables(initial, multipliers, group, 0.0)
         initial = upper_bounds(shape, multipliers[:, group].T, config.reward_bound, gamma)
-        return tabular.subproblem_tables(initial, multipliers, group, float(problem.capacity.max()) / (1.0 - gamma))
+        return tables.subproblem_tables(initial, multipliers, group, float(problem.capacity.max()) / (1.0 - gamma))
+
+    def observe(self, transition: Transition) -> None:
+        """Keep E transitions for `learn`.
+
+        Raises:
+            ContractError: a sub-problem's reward is above `reward_bound`: what the tables start with would be no bound.
+        """
+        super().observe(transition)
+        assert transition.sub_rewards is not None
+        highest = transition.sub_rewards.max()
+        if highest > self.config.reward_bound and not self.config.official:
+            raise ContractError(
+                f"config key 'reward_bound' must be at least every reward, got {self.config.reward_bound} "
+                f"and a reward of {highest:.6g}"
+            )
 
     def exponents(self) -> tuple[float, float, float]:
         """Return the exponents of alpha, beta and eta."""

@@ -21,13 +21,21 @@ The joint table holds rows of the states met so far, found by hashing: a run mee
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from safemarl_bench.stackelberg.many.compiled import compiled, numba
+from safemarl_bench.weakly_coupled.tables import Coupling, JointTable, Moves, Rates, SubTables, empty_table
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def inlined(function: F) -> F:
+    """Compile a function into its callers: calls that pass tables cost more than what they do."""
+    if numba is None:
+        return function
+    return cast(F, numba.njit(cache=True, error_model="numpy", forceinline=True)(function))
 
 
 def lowest(function: F) -> F:
@@ -37,88 +45,7 @@ def lowest(function: F) -> F:
     return cast(F, numba.njit(cache=True, fastmath={"nnan", "nsz"})(function))
 
 
-class Coupling(NamedTuple):
-    """What couples the sub-problems.
-
-    Attributes:
-        allocations: (A, N) int64, use of the resource by each sub-problem in each joint action.
-        feasible: (W, A) bool. capacity: (W,) float64, b(w).
-        radix: (N,) int64, numbers of states S_i. gamma: (1,) float64.
-    """
-
-    allocations: np.ndarray
-    feasible: np.ndarray
-    capacity: np.ndarray
-    radix: np.ndarray
-    gamma: np.ndarray
-
-
-class JointTable(NamedTuple):
-    """Q(s, a) of the states met so far: R rows, of which the first `used[0]` are taken, and a hash of H = 2^k slots.
-
-    Attributes:
-        slots: (H,) int64, row, or -1. states: (R,) int64, number of each row's state (see `state_number`).
-        values, visits: (R, A) float64 and int64. seen: (R,) int64, decisions learned from in each state.
-        used: (1,) int64. initial: (P,) float64: action a of state s starts at ``initial[(s A + a) mod P]``.
-    """
-
-    slots: np.ndarray
-    states: np.ndarray
-    values: np.ndarray
-    visits: np.ndarray
-    seen: np.ndarray
-    used: np.ndarray
-    initial: np.ndarray
-
-
-class SubTables(NamedTuple):
-    """Q_i^lam of every multiplier, and what the resource earns. S = max S_i, M levels of use.
-
-    Attributes:
-        values: (N, W, S, M, L) float64. visits: (N, W, S, M) int64.
-        earned: (W, G) float64: B(w), apart for each group of exogenous states that shares a multiplier.
-        met: (W,) int64, visits of each exogenous state.
-        multipliers: (L, G) float64, lam by group. group: (W,) int64.
-    """
-
-    values: np.ndarray
-    visits: np.ndarray
-    earned: np.ndarray
-    met: np.ndarray
-    multipliers: np.ndarray
-    group: np.ndarray
-
-
-class Rates(NamedTuple):
-    """Learning rates by number of visits, (K,) float64 each; entry 0 is for the first visit.
-
-    Attributes:
-        alpha: of the joint table. beta: of the sub-problems. eta: of B.
-    """
-
-    alpha: np.ndarray
-    beta: np.ndarray
-    eta: np.ndarray
-
-
-class Moves(NamedTuple):
-    """E transitions, one row each.
-
-    Attributes:
-        exogenous, next_exogenous: (E,) int64. states, next_states: (E, N) int64. actions: (E,) int64.
-        rewards: (E, N) float64, by sub-problem. continues: (E,) bool, whether values bootstrap.
-    """
-
-    exogenous: np.ndarray
-    states: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    next_exogenous: np.ndarray
-    next_states: np.ndarray
-    continues: np.ndarray
-
-
-@compiled
+@inlined
 def state_number(radix: np.ndarray, exogenous: int, states: np.ndarray) -> int:
     """Return the number of a joint state: digits are the exogenous state, then each sub-problem's; states: (N,)."""
     number = exogenous
@@ -127,7 +54,7 @@ def state_number(radix: np.ndarray, exogenous: int, states: np.ndarray) -> int:
     return number
 
 
-@compiled
+@inlined
 def _slot(slots: np.ndarray, states: np.ndarray, state: int) -> int:
     """Return where in the hash a state is, or is to go."""
     mask = len(slots) - 1
@@ -144,7 +71,7 @@ def rehash(table: JointTable) -> None:
         table.slots[_slot(table.slots, table.states, table.states[row])] = row
 
 
-@compiled
+@inlined
 def _row(table: JointTable, state: int) -> int:
     """Return the row of a state, taking a new one at its first visit."""
     slot = _slot(table.slots, table.states, state)
@@ -159,7 +86,7 @@ def _row(table: JointTable, state: int) -> int:
     return row
 
 
-@compiled
+@inlined
 def _read(table: JointTable, state: int, out: np.ndarray) -> int:
     """Write Q(s, .) into `out`, (A,); return how often the state was learned from."""
     row = table.slots[_slot(table.slots, table.states, state)]
@@ -171,17 +98,7 @@ def _read(table: JointTable, state: int, out: np.ndarray) -> int:
     return 0
 
 
-@compiled
-def _best(values: np.ndarray, feasible: np.ndarray) -> int:
-    """Return the best feasible action, the lowest of equally good ones."""
-    best = -1
-    for action in range(len(values)):
-        if feasible[action] and (best < 0 or values[action] > values[best]):
-            best = action
-    return best
-
-
-@compiled
+@inlined
 def _earnings(tables: SubTables, exogenous: int, out: np.ndarray) -> None:
     """Write ``lam B(w)`` into `out`, (L,)."""
     out[:] = tables.multipliers[:, 0] * tables.earned[exogenous, 0]
@@ -205,35 +122,72 @@ def _least(values: np.ndarray) -> float:
     return least
 
 
-@compiled
+@inlined
+def _bound(
+    coupling: Coupling,
+    tables: SubTables,
+    exogenous: int,
+    states: np.ndarray,
+    action: int,
+    before: int,
+    work: np.ndarray,
+) -> float:
+    """Return (10) at one action.
+
+    Row 0 of `work` is ``lam B(w)``, row i + 1 the sum (9) over sub-problems up to i. Actions that follow each other
+    begin alike, and share the sums of what they begin with.
+
+    Args:
+        before: the action that `work` was left by, or -1. work: (N + 1, L), scratch.
+    """
+    i, last = 0, len(states)
+    if before >= 0:
+        while i < last and coupling.allocations[action, i] == coupling.allocations[before, i]:
+            i += 1
+    for j in range(i, last):
+        _add(work[j], tables.values[j, exogenous, states[j], coupling.allocations[action, j]], work[j + 1])
+    return _least(work[last])
+
+
+@inlined
 def _cut(
     coupling: Coupling, tables: SubTables, exogenous: int, states: np.ndarray, values: np.ndarray, work: np.ndarray
 ) -> int:
-    """Lower Q(s, a) to (10) at every feasible action, in place; return at how many it was above.
-
-    Row i + 1 of `work` is the sum (9) over sub-problems up to i. Actions that follow each other begin alike, and share
-    the sums of what they begin with.
-
-    Args:
-        values: (A,). work: (N + 1, L), scratch.
-    """
+    """Lower Q(s, a), (A,), to (10) at every feasible action, in place; return at how many it was above."""
     if not len(work[0]):
         return 0
     _earnings(tables, exogenous, work[0])
-    cuts, before, last = 0, -1, len(states)
+    cuts, before = 0, -1
     for action in range(len(values)):
         if coupling.feasible[exogenous, action]:
-            i = 0
-            if before >= 0:
-                while i < last and coupling.allocations[action, i] == coupling.allocations[before, i]:
-                    i += 1
-            for j in range(i, last):
-                _add(work[j], tables.values[j, exogenous, states[j], coupling.allocations[action, j]], work[j + 1])
-            before, bound = action, _least(work[last])
+            bound = _bound(coupling, tables, exogenous, states, action, before, work)
+            before = action
             if values[action] > bound:
                 values[action] = bound
                 cuts += 1
     return cuts
+
+
+@inlined
+def _best(
+    coupling: Coupling, tables: SubTables, exogenous: int, states: np.ndarray, values: np.ndarray, work: np.ndarray
+) -> int:
+    """Return the best feasible action in Q', the lowest of equally good ones, and lower Q(s, a), (A,), there to Q'.
+
+    Q' is at most Q: where Q is no better than the best Q' so far, the bound need not be known.
+    """
+    bounded = len(work[0]) > 0
+    if bounded:
+        _earnings(tables, exogenous, work[0])
+    best, before = -1, -1
+    for action in range(len(values)):
+        if coupling.feasible[exogenous, action] and (best < 0 or values[action] > values[best]):
+            if bounded:
+                bound = _bound(coupling, tables, exogenous, states, action, before, work)
+                before, values[action] = action, min(values[action], bound)
+            if best < 0 or values[action] > values[best]:
+                best = action
+    return best
 
 
 @compiled
@@ -252,7 +206,7 @@ def _approach(
         values[k] += beta * (reward - paid[k] * use + gamma * later[k] - values[k])
 
 
-@compiled
+@inlined
 def _learn_subproblems(
     coupling: Coupling, tables: SubTables, rates: Rates, moves: Moves, k: int, work: np.ndarray
 ) -> None:
@@ -299,8 +253,7 @@ def learn(
             target += moves.rewards[k, i]
         if moves.continues[k]:
             _read(table, state_number(coupling.radix, following, moves.next_states[k]), later)
-            _cut(coupling, tables, following, moves.next_states[k], later, work)
-            target += coupling.gamma[0] * later[_best(later, coupling.feasible[following])]
+            target += coupling.gamma[0] * later[_best(coupling, tables, following, moves.next_states[k], later, work)]
         row = _row(table, state_number(coupling.radix, w, moves.states[k]))
         values = table.values[row]
         alpha = rates.alpha[min(table.visits[row, action], len(rates.alpha) - 1)]
@@ -331,8 +284,7 @@ def greedy(
     for k in range(len(exogenous)):
         w = exogenous[k]
         seen[k] = _read(table, state_number(coupling.radix, w, states[k]), values)
-        _cut(coupling, tables, w, states[k], values, work)
-        actions[k] = _best(values, coupling.feasible[w])
+        actions[k] = _best(coupling, tables, w, states[k], values, work)
 
 
 @compiled
@@ -348,20 +300,6 @@ def bounds(
     for k in range(len(exogenous)):
         out[k] = np.inf
         _cut(coupling, tables, exogenous[k], states[k], out[k], work)
-
-
-def empty_table(n_actions: int, initial: np.ndarray, rows: int = 1024) -> JointTable:
-    """Return a table without states, with room for `rows` of them."""
-    slots = 1 << (2 * rows - 1).bit_length()
-    return JointTable(
-        slots=np.full(slots, -1),
-        states=np.zeros(rows, np.int64),
-        values=np.zeros((rows, n_actions)),
-        visits=np.zeros((rows, n_actions), np.int64),
-        seen=np.zeros(rows, np.int64),
-        used=np.zeros(1, np.int64),
-        initial=initial,
-    )
 
 
 def with_room(table: JointTable, rows: int) -> JointTable:
@@ -381,38 +319,3 @@ def filled(table: JointTable, rows: dict[str, np.ndarray]) -> JointTable:
     table.used[0] = used
     rehash(table)
     return table
-
-
-def no_subproblems(n_exogenous: int) -> SubTables:
-    """Return tables of no multiplier, with which `learn` is Q-learning."""
-    return SubTables(
-        values=np.zeros((0, 0, 0, 0, 0)),
-        visits=np.zeros((0, 0, 0, 0), np.int64),
-        earned=np.zeros((n_exogenous, 1)),
-        met=np.zeros(n_exogenous, np.int64),
-        multipliers=np.zeros((0, 1)),
-        group=np.zeros(n_exogenous, np.int64),
-    )
-
-
-def subproblem_tables(initial: np.ndarray, multipliers: np.ndarray, group: np.ndarray, earned: float) -> SubTables:
-    """Return fresh tables.
-
-    Args:
-        initial: (N, W, S, M, L) float64, first values of the sub-problems, taken over.
-        multipliers: (L, G). group: (W,) int64 in 0..G-1. earned: first value of B.
-    """
-    return SubTables(
-        values=initial,
-        visits=np.zeros(initial.shape[:-1], np.int64),
-        earned=np.full((len(group), multipliers.shape[1]), earned),
-        met=np.zeros(len(group), np.int64),
-        multipliers=multipliers,
-        group=group,
-    )
-
-
-def polynomial_rates(count: int, exponent: float) -> np.ndarray:
-    """Return ``1 / n^exponent`` for n = 1..count, (count,) float64."""
-    rates: np.ndarray = np.arange(1, count + 1, dtype=np.float64) ** -exponent
-    return rates

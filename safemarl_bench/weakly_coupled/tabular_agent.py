@@ -13,8 +13,8 @@ from safemarl_bench.checkpoint import read_checkpoint, write_checkpoint
 from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation, Transition, WeaklyCoupled
 from safemarl_bench.errors import CheckpointError, ContractError
 from safemarl_bench.rng import generator
-from safemarl_bench.weakly_coupled import tabular
-from safemarl_bench.weakly_coupled.tabular import JointTable, SubTables
+from safemarl_bench.weakly_coupled import tables, tabular
+from safemarl_bench.weakly_coupled.tables import JointTable, SubTables
 
 MAX_RATES = 2**20
 """Visits from which on a rate falls no further."""
@@ -76,19 +76,19 @@ class TabularAgent(Agent):
         super().__init__(context, config)
         self.problem = problem = coupled(context)
         self.operator = context.leader[0]
-        self.coupling = tabular.Coupling(
+        self.coupling = tables.Coupling(
             allocations=problem.allocations.astype(np.int64),
             feasible=problem.feasible,
             capacity=problem.capacity.astype(np.float64),
             radix=np.array(problem.sub_states),
             gamma=np.array([context.gamma]),
         )
-        self.table = tabular.empty_table(problem.n_actions, self.initial_values())
+        self.table = tables.empty_table(problem.n_actions, self.initial_values())
         self.tables = self.subproblem_tables(problem)
         self.rates = self._rates()
         self.decisions = self.cuts = 0
         self._work = np.empty((1 + problem.n_subproblems, len(self.tables.multipliers)))
-        self._moves: tabular.Moves | None = None
+        self._moves: tables.Moves | None = None
 
     def initial_values(self) -> np.ndarray:
         """Return first values of the table, see `JointTable.initial`."""
@@ -102,11 +102,11 @@ class TabularAgent(Agent):
 
     @abstractmethod
     def exponents(self) -> tuple[float, float, float]:
-        """Return the exponents of alpha, beta and eta; see `tabular.Rates`."""
+        """Return the exponents of alpha, beta and eta; see `tables.Rates`."""
 
-    def _rates(self) -> tabular.Rates:
+    def _rates(self) -> tables.Rates:
         count = min(MAX_RATES, self.context.training_steps * self.context.num_envs + 1)
-        return tabular.Rates(*(tabular.polynomial_rates(count, exponent) for exponent in self.exponents()))
+        return tables.Rates(*(tables.polynomial_rates(count, exponent) for exponent in self.exponents()))
 
     def greedy(self, exogenous: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the actions that look best, and how often each state was learned from, (E,) int64 each.
@@ -144,7 +144,7 @@ class TabularAgent(Agent):
         assert before is not None
         assert after is not None
         assert transition.sub_rewards is not None
-        self._moves = tabular.Moves(
+        self._moves = tables.Moves(
             exogenous=before.exogenous,
             states=before.states,
             actions=transition.actions[self.operator],
@@ -201,6 +201,6 @@ class TabularAgent(Agent):
                 raise CheckpointError(f"checkpoint {path}: {name!r} must have shape {shape}, got {got}")
         for name, array in own.items():
             array[:] = arrays[name]
-        empty: JointTable = tabular.empty_table(shapes["values"][1], self.table.initial, max(1024, used))
+        empty: JointTable = tables.empty_table(shapes["values"][1], self.table.initial, max(1024, used))
         self.table = tabular.filled(empty, {name: arrays[name] for name in COLUMNS if name in arrays})
         self.decisions, self.cuts = meta["decisions"], meta["cuts"]

@@ -10,7 +10,7 @@ from safemarl_bench.baselines.wcql import WCQL, multiplier_grid
 from safemarl_bench.errors import CheckpointError, ContractError
 from safemarl_bench.rng import generator
 from safemarl_bench.testing import check_agent
-from safemarl_bench.weakly_coupled import tabular
+from safemarl_bench.weakly_coupled import tables, tabular
 from safemarl_bench.weakly_coupled.charging import PRICE_MOVES, ChargingModel
 from safemarl_bench.weakly_coupled.charging_bays import solve_bay
 from safemarl_bench.weakly_coupled.charging_exact import action_values, stationary_solution
@@ -262,7 +262,7 @@ def test_a_checkpoint_of_another_agent_or_game_is_refused(make_agent, tmp_path):
 
 def test_a_table_that_grows_finds_every_state_again():
     numbers = np.random.default_rng(0).permutation(10**14 + np.arange(0, 4 * 10**7, 9973))[:3000]
-    table = tabular.empty_table(2, np.zeros(1), rows=4)
+    table = tables.empty_table(2, np.zeros(1), rows=4)
     for start in range(0, len(numbers), 100):
         table = tabular.with_room(table, 100)
         for number in numbers[start : start + 100]:
@@ -283,6 +283,12 @@ def test_exploring_draws_every_feasible_action_alike_at_a_first_visit(make_agent
         assert (counts[~model.feasible[price]] == 0).all()
         expected = counts.sum() / model.feasible[price].sum()
         assert (np.abs(counts[model.feasible[price]] - expected) < 5 * expected**0.5).all()
+
+
+def test_a_reward_above_its_bound_is_named(make_agent, play):
+    model = ChargingModel("text", 2)
+    with pytest.raises(ContractError, match=r"'reward_bound' must be .*, got 0.5 and a reward of 0.8"):
+        play(model, 6, seed=1).train(make_agent(WCQL, model, reward_bound=0.5), 50)
 
 
 def test_bad_settings_are_named(make_agent):

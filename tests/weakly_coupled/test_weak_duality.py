@@ -10,7 +10,7 @@ from safemarl_bench.baselines.ql import QL
 from safemarl_bench.baselines.wcql import WCQL
 
 from safemarl_bench.contract import AgentContext, Features, WeaklyCoupled, build_config
-from safemarl_bench.weakly_coupled import tabular
+from safemarl_bench.weakly_coupled import tables, tabular
 
 GAMMA = 0.8
 
@@ -137,7 +137,7 @@ def samples(problem, count, rng):
     draws = [p[now, states[:, i], use[:, i]].cumsum(axis=1) for i, p in enumerate(problem.moves)]
     after = np.stack([(rng.random((count, 1)) > law[:, :-1]).sum(axis=1) for law in draws], axis=1)
     later = (rng.random((count, 1)) > problem.exogenous[now].cumsum(axis=1)[:, :-1]).sum(axis=1)
-    return tabular.Moves(now, states, actions, rewards, later, after, np.ones(count, bool))
+    return tables.Moves(now, states, actions, rewards, later, after, np.ones(count, bool))
 
 
 @pytest.mark.slow
