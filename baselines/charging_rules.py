@@ -6,26 +6,25 @@ Each looks its action up in a table over all joint states that it computes at th
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation
+from safemarl_bench.contract import AgentContext, Arrays, Observation
 from safemarl_bench.errors import ContractError
 from safemarl_bench.weakly_coupled import charging_policies
 from safemarl_bench.weakly_coupled.charging import ChargingModel
 from safemarl_bench.weakly_coupled.charging_exact import stationary_solution
+from safemarl_bench.weakly_coupled.operator_agent import OperatorAgent
 
 
-class ChargingRule(Agent):
+class ChargingRule(OperatorAgent):
     """Plays a table of joint actions, (3, 12, ..., 12); a subclass computes it."""
 
-    suite_kinds: ClassVar[tuple[str, ...]] = ("weakly_coupled",)
-    action_kinds: ClassVar[tuple[str, ...]] = ("discrete",)
     learns: ClassVar[bool] = False
     deterministic: ClassVar[bool] = True
-    stationary: ClassVar[bool] = True
     privileged: ClassVar[str] = "planner"
     made_for: ClassVar[Mapping[str, tuple[Any, ...]]] = {"preset": ("text", "code")}
 
@@ -40,16 +39,14 @@ class ChargingRule(Agent):
             raise ContractError(f"{type(self).__name__} needs the simulator of an EV charging suite")
         self._table = self.table(context.simulator(1).model)
 
+    @abstractmethod
     def table(self, model: ChargingModel) -> np.ndarray:
         """Return the joint action in each state, (3, 12, ..., 12) integers."""
-        raise NotImplementedError
 
     def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
         """Look the states up; see `Agent.act`."""
-        where = observation.sub_problems
-        if where is None:
-            raise ContractError(f"{type(self).__name__} needs to be shown the sub-problems' states")
-        return {self.context.agents[0]: self._table[(where.exogenous, *where.states.T)]}
+        where = self.where(observation)
+        return {self.operator: self._table[(where.exogenous, *where.states.T)]}
 
 
 class Greedy(ChargingRule):

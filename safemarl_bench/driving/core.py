@@ -18,9 +18,9 @@ from safemarl_bench.driving.entry import is_official, scene_of
 from safemarl_bench.driving.scenario import TwoVehicles
 from safemarl_bench.driving.settings import Settings
 from safemarl_bench.driving.tables import Tables, read_tables
-from safemarl_bench.errors import ContractError, SafeMARLBenchError, nearest
+from safemarl_bench.errors import ContractError, SafeMARLBenchError
 from safemarl_bench.registry import SuiteSpec
-from safemarl_bench.rng import MAX_SEED, STREAMS, check_seed
+from safemarl_bench.rng import MAX_SEED, check_seed, stream_number
 
 STATE_COLUMNS = (
     *("x", "y", "heading", "speed", "target_speed", "steering", "acceleration", "impact_x", "impact_y"),
@@ -131,13 +131,12 @@ class BatchedDriving:
         chosen = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask)
         if chosen.shape != (self.num_envs,) or chosen.dtype != bool:
             raise ContractError(f"mask must be bool of shape ({self.num_envs},), got {_described(chosen)}")
-        if stream not in STREAMS:
-            raise SafeMARLBenchError(f"unknown random stream {stream!r}: {nearest(stream, STREAMS)}")
+        number = stream_number(stream)
         numbers = (
             self._words(seeds, "seeds"),
             self._words(np.arange(self.num_envs) if episodes is None else episodes, "episodes"),
         )
-        self._keys[chosen, 0] = STREAMS[stream]
+        self._keys[chosen, 0] = number
         self._keys[chosen, 1] = numbers[0][chosen]
         self._keys[chosen, 2] = numbers[1][chosen]
         kernel.reset_batch(self._cars, self._keys, chosen, self._arrays, self._out)

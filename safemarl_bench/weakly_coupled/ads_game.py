@@ -6,7 +6,7 @@ joint action is feasible; one that serves an advertiser without ads left earns n
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -17,35 +17,10 @@ from safemarl_bench.references import Reference
 from safemarl_bench.registry import SuiteSpec
 from safemarl_bench.weakly_coupled import ads_exact
 from safemarl_bench.weakly_coupled.ads import ADS, N_TYPES, AdModel, allocations
-from safemarl_bench.weakly_coupled.batched_episodes import BatchedEpisodes
-from safemarl_bench.weakly_coupled.core_env import CoreEnv, read_settings
+from safemarl_bench.weakly_coupled.batched_episodes import BatchedEpisodes, markov_chain
+from safemarl_bench.weakly_coupled.core_env import read_settings
+from safemarl_bench.weakly_coupled.operator_env import OperatorEnv, OperatorStep, shown
 from safemarl_bench.weakly_coupled.reference_cache import Values, digest, kept
-
-
-class Step(NamedTuple):
-    """What one decision shows of E episodes; the caller may keep the arrays.
-
-    Attributes:
-        obs: (E, 1, 11) float32. state: (E, 11). final_obs, final_state: the same.
-        reward: (E, 1) float64. cost: (E, 1, 0). terminated: (E, 1) bool, false.
-        truncated, over: (E,) bool, whether this decision's clock ended the episode; whether it is over.
-        exogenous: (E,) int64, the impression's type. sub_states: (E, 6) int64, remaining ads.
-        sub_rewards: (E, 6) float64. use: (E, 6) int64, 1 for the advertiser that got the impression.
-    """
-
-    obs: np.ndarray
-    state: np.ndarray
-    final_obs: np.ndarray
-    final_state: np.ndarray
-    reward: np.ndarray
-    cost: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    over: np.ndarray
-    exogenous: np.ndarray
-    sub_states: np.ndarray
-    sub_rewards: np.ndarray
-    use: np.ndarray
 
 
 class BatchedAds(BatchedEpisodes):
@@ -61,12 +36,7 @@ class BatchedAds(BatchedEpisodes):
         super().__init__(horizon, num_envs, 1)
 
     def _start(self, rows: np.ndarray, draws: np.ndarray) -> None:
-        types = np.empty(draws.shape[:2], np.int64)
-        types[:, 0] = draws[:, 0, 0] * N_TYPES
-        thresholds = self.model.moves.cumsum(axis=1)[:, :-1]
-        for t in range(self.horizon):
-            types[:, t + 1] = (draws[:, t + 1] >= thresholds[types[:, t]]).sum(axis=1)
-        self._types[rows], self._remaining[rows] = types, ADS
+        self._types[rows], self._remaining[rows] = markov_chain(draws[:, :, 0], self.model.moves), ADS
 
     @property
     def shown_type(self) -> np.ndarray:
@@ -74,7 +44,7 @@ class BatchedAds(BatchedEpisodes):
         shown: np.ndarray = self._types[self._games, self._clock]
         return shown
 
-    def step(self, actions: np.ndarray) -> Step:
+    def step(self, actions: np.ndarray) -> OperatorStep:
         """Take one decision in every episode.
 
         Args:
@@ -92,34 +62,19 @@ class BatchedAds(BatchedEpisodes):
         self._clock += running
         return self._shown(gains, running, use)
 
-    def _at_rest(self) -> Step:
+    def _at_rest(self) -> OperatorStep:
         nothing = np.zeros(self._remaining.shape)
         return self._shown(nothing, np.zeros(self.num_envs, bool), nothing.astype(np.int64))
 
-    def _shown(self, gains: np.ndarray, moved: np.ndarray, use: np.ndarray) -> Step:
-        state, over = seen(self.shown_type, self._remaining), self._clock >= self.horizon
-        obs = state[:, None]
-        return Step(
-            obs=obs,
-            state=state,
-            final_obs=obs,
-            final_state=state,
-            reward=gains.sum(axis=1, keepdims=True),
-            cost=np.zeros((self.num_envs, 1, 0)),
-            terminated=np.zeros((self.num_envs, 1), bool),
-            truncated=over & moved,
-            over=over,
-            exogenous=self.shown_type,
-            sub_states=self._remaining.copy(),
-            sub_rewards=gains,
-            use=use,
-        )
+    def _shown(self, gains: np.ndarray, moved: np.ndarray, use: np.ndarray) -> OperatorStep:
+        where = SubProblems(self.shown_type, self._remaining.copy())
+        return shown(seen(*where), where, gains, use, over=self._clock >= self.horizon, moved=moved)
 
     def get_state(self) -> np.ndarray:
         """Return a copy of where all episodes are, (E, 8) int64: type, clock, remaining ads."""
         return np.concatenate([self.shown_type[:, None], self._clock[:, None], self._remaining], axis=1)
 
-    def set_state(self, state: np.ndarray) -> Step:
+    def set_state(self, state: np.ndarray) -> OperatorStep:
         """Put every episode where `get_state` was called; what is drawn later stays.
 
         Raises:
@@ -133,10 +88,10 @@ class BatchedAds(BatchedEpisodes):
 
 def seen(types: np.ndarray, remaining: np.ndarray) -> np.ndarray:
     """Return observations, (S, 11) float32, of types (S,) and remaining ads (S, 6)."""
-    shown = np.zeros((len(types), N_TYPES + len(ADS)), np.float32)
-    shown[np.arange(len(types)), types] = 1.0
-    shown[:, N_TYPES:] = remaining
-    return shown
+    observations = np.zeros((len(types), N_TYPES + len(ADS)), np.float32)
+    observations[np.arange(len(types)), types] = 1.0
+    observations[:, N_TYPES:] = remaining
+    return observations
 
 
 def make(spec: SuiteSpec, *, backend: str = "arrays", **overrides: Any) -> AdMatching:
@@ -153,25 +108,21 @@ def make(spec: SuiteSpec, *, backend: str = "arrays", **overrides: Any) -> AdMat
     return AdMatching(spec, AdModel(**read_settings(spec, overrides, ("instance",))))
 
 
-class AdMatching(CoreEnv):
-    """One operator who gives impressions to advertisers.
-
-    Infos, see `safemarl_bench.contract`: cost (0,), exogenous, sub_states, feasible, capacity, sub_rewards,
-    resource_use.
-    """
+class AdMatching(OperatorEnv):
+    """One operator who gives impressions to advertisers."""
 
     def __init__(self, spec: SuiteSpec, model: AdModel) -> None:
         """Build the problem; `spec` gives the role and the horizon."""
         self.model = model
         table = allocations()
-        self.weakly_coupled = WeaklyCoupled(
+        structure = WeaklyCoupled(
             allocations=table,
             feasible=np.ones((N_TYPES, len(table)), bool),
             capacity=np.ones(N_TYPES, np.int64),
             sub_states=tuple(x + 1 for x in ADS),
         )
         space = gymnasium.spaces.Box(0.0, float(max(ADS)), (N_TYPES + len(ADS),), np.float32)
-        super().__init__(spec, lambda num_envs: BatchedAds(model, spec.horizon, num_envs), space, [len(table)])
+        super().__init__(spec, lambda num_envs: BatchedAds(model, spec.horizon, num_envs), space, structure)
 
     def optimum(self) -> float:
         """Return the best expected return, discounted, of an episode; some seconds."""
@@ -199,10 +150,8 @@ class AdMatching(CoreEnv):
         """Return every state that an episode can decide in, 976,305 * 5 of them side by side."""
         points = ads_exact.lattice()
         types = np.tile(np.arange(N_TYPES), len(points.remaining))
-        remaining = np.repeat(points.remaining, N_TYPES, axis=0)
-        shown, (role,) = seen(types, remaining), self.possible_agents
-        nothing = np.zeros(len(types), np.int64)
-        return Observation({role: shown}, shown, {role: nothing == 0}, nothing, SubProblems(types, remaining))
+        where = SubProblems(types, np.repeat(points.remaining, N_TYPES, axis=0))
+        return self.observed(seen(*where), where)
 
     def exact_value(self, actions: np.ndarray) -> float:
         """Return the expected discounted return of an episode in which `actions`, as in `all_states`, are played.
@@ -215,17 +164,3 @@ class AdMatching(CoreEnv):
             shape = np.shape(actions)
             raise ContractError(f"actions must be one for each of the {count * N_TYPES} states, got shape {shape}")
         return ads_exact.policy_value(self.model, np.asarray(actions).reshape(count, N_TYPES), gamma=self.spec.gamma)
-
-    def _infos(self) -> dict[str, dict[str, Any]]:
-        shown, structure = self._shown, self.weakly_coupled
-        kind = int(shown.exogenous[0])
-        info = {
-            "cost": np.zeros(0),
-            "exogenous": kind,
-            "sub_states": shown.sub_states[0].copy(),
-            "sub_rewards": shown.sub_rewards[0].copy(),
-            "resource_use": shown.use[0].copy(),
-            "feasible": structure.feasible[kind].copy(),
-            "capacity": 1,
-        }
-        return dict.fromkeys(self.possible_agents, info)

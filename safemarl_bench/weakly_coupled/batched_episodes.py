@@ -12,6 +12,22 @@ from safemarl_bench.rng import check_seed
 from safemarl_bench.weakly_coupled.episode_draws import uniforms
 
 
+def markov_chain(draws: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """Return the states of n chains, (n, T) int64; the first ones are uniform.
+
+    Args:
+        draws: (n, T) from [0, 1). moves: (W, W), row: state now, column: state next.
+    """
+    by_time = draws.T.copy()
+    states = np.zeros(by_time.shape, np.int64)
+    states[0] = by_time[0] * len(moves)
+    thresholds = moves.cumsum(axis=1)[:, :-1].T
+    for t in range(len(states) - 1):
+        for threshold in thresholds:
+            states[t + 1] += threshold[states[t]] <= by_time[t + 1]
+    return states.T
+
+
 class BatchedEpisodes(ABC):
     """E episodes; one that is over stays as it is, without reward, until it is reset.
 

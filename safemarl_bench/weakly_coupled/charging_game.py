@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from safemarl_bench.contract import Observation, WeaklyCoupled
+from safemarl_bench.contract import Observation
 from safemarl_bench.references import Reference
 from safemarl_bench.registry import SuiteSpec
 from safemarl_bench.weakly_coupled import charging_operator, charging_reference
@@ -17,6 +17,7 @@ from safemarl_bench.weakly_coupled.charging_exact import optimal_solution, polic
 from safemarl_bench.weakly_coupled.charging_operator import BatchedOperator
 from safemarl_bench.weakly_coupled.charging_policies import uniform
 from safemarl_bench.weakly_coupled.core_env import CoreEnv, FeasibleActions, read_settings
+from safemarl_bench.weakly_coupled.operator_env import OperatorEnv
 
 
 def make(spec: SuiteSpec, *, backend: str = "arrays", **overrides: Any) -> ChargingGame:
@@ -85,22 +86,20 @@ class ChargingGame(CoreEnv):
         }
 
 
-class ChargingOperator(CoreEnv):
+class ChargingOperator(OperatorEnv):
     """One operator of a charging station; rules in `safemarl_bench.weakly_coupled.charging_operator`.
 
-    Observation and `state()`, float32: the price shown, then D and B of every bay. Infos, see
-    `safemarl_bench.contract`: cost (0,), exogenous, sub_states, feasible, capacity, sub_rewards, resource_use.
+    Observation and `state()`, float32: the price shown, then D and B of every bay.
     """
 
     def __init__(self, spec: SuiteSpec, model: ChargingModel) -> None:
         """Build the problem; `spec` gives the role and the horizon."""
         self.model = model
-        self.weakly_coupled: WeaklyCoupled = charging_operator.structure(model)
         super().__init__(
             spec,
             lambda num_envs: BatchedOperator(model, spec.horizon, num_envs),
             _state_space(model.n_bays),
-            [self.weakly_coupled.n_actions],
+            charging_operator.structure(model),
         )
         feasible = self.weakly_coupled.feasible
         (role,) = spec.roles
@@ -132,10 +131,7 @@ class ChargingOperator(CoreEnv):
 
     def all_states(self) -> Observation:
         """Return every state, S = 3 * 12^N of them side by side, as it is seen at the first decision."""
-        seen, sub_problems = charging_operator.all_states(self.model)
-        (role,) = self.possible_agents
-        alive = np.ones(len(seen), bool)
-        return Observation({role: seen}, seen, {role: alive}, np.zeros(len(seen), np.int64), sub_problems)
+        return self.observed(*charging_operator.all_states(self.model))
 
     def exact_value(self, actions: np.ndarray) -> float:
         """Return the expected discounted return of an episode in which `actions`, (S,) integers, are always played.
@@ -144,17 +140,3 @@ class ChargingOperator(CoreEnv):
             ContractError: a wrong shape, or an action that is infeasible.
         """
         return charging_operator.exact_value(self.model, actions, steps=self.spec.horizon, gamma=self.spec.gamma)
-
-    def _infos(self) -> dict[str, dict[str, Any]]:
-        shown, structure = self._shown, self.weakly_coupled
-        price = int(shown.exogenous[0])
-        info = {
-            "cost": np.zeros(0),
-            "exogenous": price,
-            "sub_states": shown.sub_states[0].copy(),
-            "sub_rewards": shown.sub_rewards[0].copy(),
-            "resource_use": shown.charged[0].copy(),
-            "feasible": structure.feasible[price].copy(),
-            "capacity": int(structure.capacity[price]),
-        }
-        return dict.fromkeys(self.possible_agents, info)

@@ -7,46 +7,17 @@ must be feasible at the price shown: at most, or exactly, b(c) bays. Both preset
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from safemarl_bench.contract import SubProblems, WeaklyCoupled
 from safemarl_bench.errors import ContractError
-from safemarl_bench.weakly_coupled.charging import BAY_STATES, PERIODS, PRICES, UNITS, ChargingModel
+from safemarl_bench.weakly_coupled.charging import BAY_STATES, ChargingModel
 from safemarl_bench.weakly_coupled.charging_exact import policy_values, start_value, state_shape
-from safemarl_bench.weakly_coupled.charging_station import BatchedStation
+from safemarl_bench.weakly_coupled.charging_station import BatchedStation, seen
+from safemarl_bench.weakly_coupled.operator_env import OperatorStep, shown
 
 NOBODY = 0
 """The joint action that charges no bay."""
-
-
-class Step(NamedTuple):
-    """What one decision shows of E episodes; the caller may keep the arrays.
-
-    Attributes:
-        obs: (E, 1, 1 + 2 N) float32, the price shown, then D and B of every bay. state: (E, 1 + 2 N), likewise.
-        final_obs, final_state: the same.
-        reward: (E, 1) float64. cost: (E, 1, 0) float64: the resource constraint is a mask.
-        terminated: (E, 1) bool, false. truncated, over: (E,) bool, whether this decision's clock ended the episode;
-            whether it is over.
-        exogenous: (E,) int64, number of the price shown. sub_states: (E, N) int64, numbers in `BAY_STATES`.
-        sub_rewards: (E, N) float64. charged: (E, N) int64, 0 or 1.
-    """
-
-    obs: np.ndarray
-    state: np.ndarray
-    final_obs: np.ndarray
-    final_state: np.ndarray
-    reward: np.ndarray
-    cost: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    over: np.ndarray
-    exogenous: np.ndarray
-    sub_states: np.ndarray
-    sub_rewards: np.ndarray
-    charged: np.ndarray
 
 
 def structure(model: ChargingModel) -> WeaklyCoupled:
@@ -61,11 +32,9 @@ def structure(model: ChargingModel) -> WeaklyCoupled:
 
 def all_states(model: ChargingModel) -> tuple[np.ndarray, SubProblems]:
     """Return every state, S = 3 * 12^N in the order of `charging_exact`: observations (S, 1 + 2 N), and where it is."""
-    numbers = np.indices(state_shape(model)).reshape(1 + model.n_bays, -1)
-    seen = np.empty((numbers.shape[1], 1 + 2 * model.n_bays), np.float32)
-    seen[:, 0] = PRICES[numbers[0]]
-    seen[:, 1::2], seen[:, 2::2] = PERIODS[numbers[1:].T], UNITS[numbers[1:].T]
-    return seen, SubProblems(numbers[0], numbers[1:].T.copy())
+    price, *bays = np.indices(state_shape(model)).reshape(1 + model.n_bays, -1)
+    where = SubProblems(price, np.stack(bays, axis=1))
+    return seen(*where), where
 
 
 def exact_value(model: ChargingModel, actions: np.ndarray, *, steps: int, gamma: float) -> float:
@@ -89,7 +58,7 @@ class BatchedOperator(BatchedStation):
         self._allocations = model.actions
         super().__init__(model, horizon, num_envs)
 
-    def step(self, actions: np.ndarray) -> Step:
+    def step(self, actions: np.ndarray) -> OperatorStep:
         """Take one decision in every episode.
 
         Args:
@@ -100,36 +69,21 @@ class BatchedOperator(BatchedStation):
         """
         self._check_actions(actions, (len(self._allocations),))
         running, chosen = self._clock < self.horizon, actions[:, 0]
-        shown = self.shown_price
-        infeasible = running & ~self.model.feasible[shown, chosen]
+        price = self.shown_price
+        infeasible = running & ~self.model.feasible[price, chosen]
         if infeasible.any():
             k = int(infeasible.argmax())
-            able = np.flatnonzero(self.model.feasible[shown[k]]).tolist()
+            able = np.flatnonzero(self.model.feasible[price[k]]).tolist()
             raise ContractError(
                 f"action {chosen[k]} in episode {k} is infeasible at this price; expected one of {able}"
             )
         charged = self._allocations[chosen if running.all() else np.where(running, chosen, NOBODY)]
         return self._shown(self._charge(charged, running), running, charged)
 
-    def _at_rest(self) -> Step:
+    def _at_rest(self) -> OperatorStep:
         nothing = np.zeros(self._bays.shape)
         return self._shown(nothing, np.zeros(self.num_envs, bool), nothing.astype(np.int64))
 
-    def _shown(self, gains: np.ndarray, moved: np.ndarray, charged: np.ndarray) -> Step:
-        state, over = self._observations(), self._clock >= self.horizon
-        obs = state[:, None]
-        return Step(
-            obs=obs,
-            state=state,
-            final_obs=obs,
-            final_state=state,
-            reward=gains.sum(axis=1, keepdims=True),
-            cost=np.zeros((self.num_envs, 1, 0)),
-            terminated=np.zeros((self.num_envs, 1), bool),
-            truncated=over & moved,
-            over=over,
-            exogenous=self.shown_price,
-            sub_states=self._bays.copy(),
-            sub_rewards=gains,
-            charged=charged,
-        )
+    def _shown(self, gains: np.ndarray, moved: np.ndarray, charged: np.ndarray) -> OperatorStep:
+        where = SubProblems(self.shown_price, self._bays.copy())
+        return shown(self._observations(), where, gains, charged, over=self._clock >= self.horizon, moved=moved)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from safemarl_bench.weakly_coupled.batched_episodes import BatchedEpisodes
+from safemarl_bench.weakly_coupled.batched_episodes import BatchedEpisodes, markov_chain
 from safemarl_bench.weakly_coupled.charging import (
     BAY_STATES,
     PERIODS,
@@ -27,6 +27,18 @@ FRESH = PERIODS <= 1
 
 NEXT_STATES = np.where(FRESH, 0, bay_moves().argmax(axis=-1))
 """(2, 12): action, state -> next state, of a car that stays."""
+
+
+def seen(prices: np.ndarray, bays: np.ndarray) -> np.ndarray:
+    """Return observations, the price, then D and B of every bay, (S, 1 + 2 N) float32.
+
+    Args:
+        prices: (S,) numbers of the prices shown. bays: (S, N) numbers in `BAY_STATES`.
+    """
+    shown = np.empty((len(prices), 1 + 2 * bays.shape[1]), np.float32)
+    shown[:, 0] = PRICES[prices]
+    shown[:, 1::2], shown[:, 2::2] = PERIODS[bays], UNITS[bays]
+    return shown
 
 
 class BatchedStation(BatchedEpisodes):
@@ -52,18 +64,12 @@ class BatchedStation(BatchedEpisodes):
 
     def _start(self, rows: np.ndarray, draws: np.ndarray) -> None:
         """Start the episodes `rows` with draws from [0, 1), (n, horizon + 1, 1 + N): of the price, then of each bay."""
-        price_draws = draws[:, :, 0].T.copy()
-        prices = np.empty(price_draws.shape, np.int64)
-        prices[0] = price_draws[0] * 3
-        thresholds = PRICE_MOVES.cumsum(axis=1)[:, :-1].T
-        for t in range(self.horizon):
-            beyond = thresholds[:, prices[t]] <= price_draws[t + 1]
-            np.add(beyond[0], beyond[1], out=prices[t + 1], dtype=np.int64)
+        prices = markov_chain(draws[:, :, 0], PRICE_MOVES)
         bay_draws = draws[:, :, 1:].copy()
         came = np.zeros(bay_draws.shape, np.int8)
         for threshold in arrivals().cumsum()[:-1]:  # several times as fast as a binary search
             came += bay_draws >= threshold
-        self._prices[rows], self._arrivals[rows] = prices.T, came
+        self._prices[rows], self._arrivals[rows] = prices, came
         self._bays[rows] = BUSY[(draws[:, 0, 1:] * len(BUSY)).astype(np.int64)]
 
     @property
@@ -91,10 +97,7 @@ class BatchedStation(BatchedEpisodes):
 
     def _observations(self) -> np.ndarray:
         """Return the price shown, then D and B of every bay, (E, 1 + 2 N) float32."""
-        seen = np.empty((self.num_envs, 1 + 2 * self.model.n_bays), np.float32)
-        seen[:, 0] = PRICES[self.shown_price]
-        seen[:, 1::2], seen[:, 2::2] = PERIODS[self._bays], UNITS[self._bays]
-        return seen
+        return seen(self.shown_price, self._bays)
 
     def get_state(self) -> np.ndarray:
         """Return a copy of where all episodes are, (E, 2 + N) int64: price paid next, clock, states of the bays."""

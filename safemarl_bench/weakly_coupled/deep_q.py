@@ -13,17 +13,17 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation, SubProblems, Transition
+from safemarl_bench.contract import AgentContext, Arrays, Observation, Transition
 from safemarl_bench.errors import ContractError
 from safemarl_bench.learning import ReplayBuffer, TrainedEnsemble, linear
 from safemarl_bench.learning.agent_checkpoint import copy_into, read_agent, write_agent
 from safemarl_bench.rng import generator
-from safemarl_bench.weakly_coupled.tabular_agent import coupled
+from safemarl_bench.weakly_coupled.operator_agent import OperatorAgent
 
 CHECK_INTERVAL = 100
 """Updates between two looks at the losses: NaN is found, and metrics are returned, this often."""
@@ -105,18 +105,13 @@ def td_targets(rewards: torch.Tensor, later: torch.Tensor, continues: torch.Tens
     return rewards.sum(1) + gamma * continues * later
 
 
-class DeepQAgent(Agent):
+class DeepQAgent(OperatorAgent):
     """A learner of the values of all joint actions from a replay memory.
 
     Attributes:
         network: online and target networks, n inputs and A outputs.
         steps: decisions of single games observed.
     """
-
-    action_kinds: ClassVar[tuple[str, ...]] = ("discrete",)
-    suite_kinds: ClassVar[tuple[str, ...]] = ("weakly_coupled",)
-    stationary: ClassVar[bool] = True
-    config: Any
 
     def __init__(self, context: AgentContext, config: Any) -> None:
         """Build untrained networks from the context's seed.
@@ -125,8 +120,6 @@ class DeepQAgent(Agent):
             ContractError: the game is not weakly coupled.
         """
         super().__init__(context, config)
-        self.problem = coupled(context)
-        self.operator = context.leader[0]
         self.features = context.observation_features[self.operator]
         self.feasible = torch.from_numpy(self.problem.feasible)
         self.torch_generator = torch.Generator().manual_seed(context.seed)
@@ -192,7 +185,7 @@ class DeepQAgent(Agent):
     @torch.inference_mode()
     def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
         """Play the best feasible action, or with chance `epsilon` any feasible one; see `Agent.act`."""
-        shown = _shown(observation)
+        shown = self.where(observation)
         features = torch.from_numpy(self.features.normalise(observation.by_agent[self.operator]))
         exogenous = torch.from_numpy(shown.exogenous)
         values = masked(self.acting_values(features, exogenous), self.feasible[exogenous])
@@ -210,8 +203,8 @@ class DeepQAgent(Agent):
             {
                 "features": self.features.normalise(before.by_agent[self.operator]),
                 "next_features": self.features.normalise(after.by_agent[self.operator]),
-                "exogenous": _shown(before).exogenous,
-                "next_exogenous": _shown(after).exogenous,
+                "exogenous": self.where(before).exogenous,
+                "next_exogenous": self.where(after).exogenous,
                 "actions": transition.actions[self.operator],
                 "rewards": transition.sub_rewards,
                 "continues": ~transition.terminations[self.operator],
@@ -291,8 +284,3 @@ class DeepQAgent(Agent):
         self.steps = counters["steps"]
         for network in self.networks():
             network.optimiser.steps = counters["updates"]
-
-
-def _shown(observation: Observation) -> SubProblems:
-    assert observation.sub_problems is not None
-    return observation.sub_problems

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from safemarl_bench.checkpoint import read_checkpoint, write_checkpoint
-from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation, Transition, WeaklyCoupled
+from safemarl_bench.contract import AgentContext, Arrays, Observation, Transition, WeaklyCoupled
 from safemarl_bench.errors import CheckpointError, ContractError
 from safemarl_bench.rng import generator
 from safemarl_bench.weakly_coupled import tables, tabular
+from safemarl_bench.weakly_coupled.operator_agent import OperatorAgent
 from safemarl_bench.weakly_coupled.tables import JointTable, SubTables
 
 MAX_RATES = 2**20
@@ -48,24 +49,8 @@ class TabularConfig:
                 raise ContractError(f"config key {name!r} must be in [0, 1], got {getattr(self, name)}")
 
 
-def coupled(context: AgentContext) -> WeaklyCoupled:
-    """Return how the game falls apart into sub-problems.
-
-    Raises:
-        ContractError: it does not.
-    """
-    if context.weakly_coupled is None:
-        raise ContractError("the game is not weakly coupled: the agent needs AgentContext.weakly_coupled")
-    return context.weakly_coupled
-
-
-class TabularAgent(Agent):
+class TabularAgent(OperatorAgent):
     """A learner of a joint table, cut to bounds by the tables of sub-problems where a subclass has some."""
-
-    action_kinds: ClassVar[tuple[str, ...]] = ("discrete",)
-    suite_kinds: ClassVar[tuple[str, ...]] = ("weakly_coupled",)
-    stationary: ClassVar[bool] = True
-    config: Any
 
     def __init__(self, context: AgentContext, config: Any) -> None:
         """Start with an empty table.
@@ -74,8 +59,7 @@ class TabularAgent(Agent):
             ContractError: the game is not weakly coupled.
         """
         super().__init__(context, config)
-        self.problem = problem = coupled(context)
-        self.operator = context.leader[0]
+        problem = self.problem
         self.coupling = tables.Coupling(
             allocations=problem.allocations.astype(np.int64),
             feasible=problem.feasible,
@@ -130,8 +114,7 @@ class TabularAgent(Agent):
 
     def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
         """Play greedily, or with chance 1 / nu(s)^e any feasible action; see `Agent.act`."""
-        shown = observation.sub_problems
-        assert shown is not None
+        shown = self.where(observation)
         actions, seen = self.greedy(shown.exogenous, shown.states)
         if explore:
             curious = rng.random(len(actions)) < (seen + 1.0) ** -self.config.epsilon_exponent
@@ -140,9 +123,7 @@ class TabularAgent(Agent):
 
     def observe(self, transition: Transition) -> None:
         """Keep E transitions for `learn`."""
-        before, after = transition.observation.sub_problems, transition.next_observation.sub_problems
-        assert before is not None
-        assert after is not None
+        before, after = self.where(transition.observation), self.where(transition.next_observation)
         assert transition.sub_rewards is not None
         self._moves = tables.Moves(
             exogenous=before.exogenous,

@@ -41,7 +41,7 @@ def test_charged_cars_pay_the_shown_price_and_lose_a_unit():
     step = core.step(np.array([[0b110]]))
     assert step.sub_rewards[0].tolist() == pytest.approx([0.5, 0.5 - 0.2, 0.0])
     assert step.reward[0, 0] == pytest.approx(0.8)
-    assert step.charged[0].tolist() == [1, 1, 0]
+    assert step.resource_use[0].tolist() == [1, 1, 0]
     assert [BAY_STATES[bay] for bay in step.sub_states[0, [0, 2]]] == [(3, 1), (1, 0)]
 
 
