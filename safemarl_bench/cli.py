@@ -67,7 +67,11 @@ def _add_run(commands: Any) -> None:
     sub.add_argument("agent", help="a registered agent, or package.module:Class")
     sub.add_argument("--seed", type=int, default=0, help="training seed (default 0)")
     sub.add_argument("--budget", default="quick", help="smoke, quick (default) or full")
-    sub.add_argument("--episodes", type=int, help="held-out evaluation episodes (default 100; 20 at budget smoke)")
+    sub.add_argument(
+        "--episodes",
+        type=int,
+        help="held-out evaluation episodes (default: the suite's, mostly 100; 20 at budget smoke)",
+    )
     text = "simulator to train on (`safemarl-bench list` shows each suite's); default: the suite's first, its fastest"
     sub.add_argument("--backend", default="auto", metavar="NAME", help=text)
     text = "simulator to evaluate on, likewise; 20 episodes are checked on the suite's last one, its reference"

@@ -24,13 +24,14 @@ class Finished(NamedTuple):
     Attributes:
         episode: its number.
         returns: role -> return, by the suite's criterion. costs: role -> (K,) undiscounted cost.
-        crashed: whether anybody did.
+        crashed: whether anybody did. length: decisions.
     """
 
     episode: int
     returns: dict[str, float]
     costs: dict[str, list[float]]
     crashed: bool
+    length: int
 
 
 class Games(ABC):
@@ -69,7 +70,7 @@ class Games(ABC):
             self._costs[:, index, : transition.costs[role].shape[1]] += transition.costs[role]
         self._crashed |= crashed
         over = np.flatnonzero(transition.episode_over).tolist()
-        finished = [self._finished(k) for k in over]
+        finished = [self._finished(k, 1 + int(transition.observation.step[k])) for k in over]
         for tally in (self._returns, self._costs, self._crashed):
             tally[over] = 0
         if len(over):
@@ -77,13 +78,14 @@ class Games(ABC):
             self._restart(transition.episode_over)
         return transition, finished
 
-    def _finished(self, k: int) -> Finished:
+    def _finished(self, k: int, length: int) -> Finished:
         limits = self.spec.cost_limits
         return Finished(
             int(self.episodes[k]),
             {role: float(self._returns[k, index]) for index, role in enumerate(self.spec.roles)},
             {role: self._costs[k, index, : len(limits[role])].tolist() for index, role in enumerate(self.spec.roles)},
             bool(self._crashed[k]),
+            length,
         )
 
     @abstractmethod

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from safemarl_bench.collection import Finished, Games
 from safemarl_bench.contract import Agent
 from safemarl_bench.rng import generator
 from safemarl_bench.rollout import Infos, Rollout, calling, check_actions
@@ -14,7 +15,10 @@ from safemarl_bench.spot_check import Trace
 
 STREAM = "evaluation"
 EVALUATION_SEED = 0
-STATES_AT_ONCE = 2**16
+SIDE_BY_SIDE = 100
+"""Games of a batched simulator that are played at once."""
+
+STATES_AT_ONCE = 2**13
 """States in which an agent is asked side by side for its actions, where a game shows all of them."""
 
 
@@ -129,6 +133,61 @@ def evaluate(
         "arrival_rank": {role: [tally.arrival_rank[role] for tally in tallies] for role in roles},
         "length": [tally.length for tally in tallies],
         "longest_cost_run": [tally.longest_cost_run for tally in tallies],
+    }
+
+
+def finished_episodes(games: Games, agent: Agent, name: str, episodes: int) -> Iterator[Finished]:
+    """Yield the first episodes of `games`, played greedily, each when it is over.
+
+    Args:
+        games: at their beginning; a single one for a privileged agent. agent: the policy; name: what errors call it.
+        episodes: how many.
+
+    Raises:
+        ContractError: the agent or the game broke its contract.
+    """
+    number, told, missing, what = 0, -1, episodes, f"{name} ({games.stream})"
+    while missing:
+        with calling(what, "act", number):
+            if agent.privileged and games.episodes[0] != told:
+                told = int(games.episodes[0])
+                agent.start_episode(games.stream, games.seed, told)
+            rng = generator("policy", agent.context.seed, number)
+            actions = agent.act(games.observation, explore=False, rng=rng)
+        _, finished = games.step(actions, by=what)
+        counted = [one for one in finished if one.episode < episodes]
+        yield from counted
+        missing -= len(counted)
+        number += 1
+
+
+def evaluate_side_by_side(
+    games: Games, rollout: Rollout, agent: Agent, name: str, episodes: int, *, after: Callable[[Finished], None]
+) -> dict[str, Any]:
+    """Return what `evaluate` does, of one operator's suite without constraints, with many episodes played at once.
+
+    Args:
+        games: on the held-out episodes, at their beginning. rollout, agent, name: as in `evaluate`.
+        episodes: how many. after: called with every finished episode (progress).
+    """
+    done = []
+    for one in finished_episodes(games, agent, name, episodes):
+        done.append(one)
+        after(one)
+    done.sort()
+    nothing = [0] * episodes
+    roles = rollout.spec.roles
+    return exact_returns(rollout, agent, name) | {
+        "stream": STREAM,
+        "seed": EVALUATION_SEED,
+        "episodes": episodes,
+        "returns": {role: [one.returns[role] for one in done] for role in roles},
+        "costs": {role: [one.costs[role] for one in done] for role in roles},
+        "crashed": {role: [int(one.crashed) for one in done] for role in roles},
+        "off_road": dict.fromkeys(roles, nothing),
+        "arrival_rank": dict.fromkeys(roles, nothing),
+        "length": [one.length for one in done],
+        "longest_cost_run": nothing,
     }
 
 

@@ -182,12 +182,16 @@ def _duality(references: Sequence[SuiteReference]) -> Iterator[str]:
     """Yield the duality gaps of the suites that have bounds."""
     rows = []
     for stored in references:
-        optimum = stored.reference.more.get("discounted", {}).get("optimum")
-        for name, bound in stored.reference.more.get("Lagrangian bounds", {}).items():
-            gap = "-" if optimum is None else f"{_number(bound - optimum)} ({(bound - optimum) / abs(optimum):.2%})"
-            rows.append((f"{stored.suite}@{stored.version}", _number(optimum), name, _number(bound), gap))
+        suite, reference = f"{stored.suite}@{stored.version}", stored.reference
+        optimum = reference.more.get("discounted", {}).get("optimum")
+        low = reference.bounds[0] if optimum is None and reference.bounds else optimum
+        for name, bound in reference.more.get("Lagrangian bounds", {}).items():
+            gap = "-" if low is None else f"{_number(bound - low)} ({(bound - low) / abs(low):.2%})"
+            least = "" if low == optimum else "at least "
+            rows.append((suite, least + _number(low), name, _number(bound), gap))
     if rows:
-        yield "Lagrangian bounds of the best discounted return of an episode that never ends, and the duality gap:\n"
+        yield "Lagrangian bounds of the best discounted return, and the duality gap (EV charging: of an episode that"
+        yield "never ends; where the optimum is not known: of the best that was found):\n"
         yield _table(("suite", "optimum", "multipliers", "bound", "gap"), rows)
 
 

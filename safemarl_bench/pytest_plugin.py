@@ -48,7 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=None,
         metavar="N",
-        help="held-out evaluation episodes; default 100 (20 at budget smoke); records meant to be published use 500",
+        help="held-out evaluation episodes; default the suite's, mostly 100 (20 at budget smoke); records meant to be "
+        "published use 500",
     )
     add(
         "--evaluation-backend",

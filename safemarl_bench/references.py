@@ -1,8 +1,8 @@
 """What the returns of a suite are measured against: the agents that do not train, in one file per suite.
 
 A game may tell the value of the best policy (``game.optimum()``) and of uniformly random play
-(``game.random_value()``); they then take the place of what was found by playing. Upper bounds of the optimum
-(``game.duality()``) stand beside it.
+(``game.random_value()``); they then take the place of what was found by playing. Where it knows no optimum, it may tell
+a number that no policy exceeds (``game.upper_bound()``). Lagrangian bounds (``game.duality()``) stand beside it.
 
 `safemarl-bench leaderboard` derives ``<results>/reference/<suite>.json`` from the run records, and `--check` says
 whether they are current; nothing else writes them. Those of this project's own records are part of the package.
@@ -18,7 +18,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safemarl_bench.canonical_json import canonical
 from safemarl_bench.errors import RecordError, RegistryError
@@ -26,7 +26,7 @@ from safemarl_bench.record import RunRecord
 from safemarl_bench.registry import SuiteSpec, get_suite, make, suite_names
 
 RANDOM = "random"
-BEST = ("planner_safe", "lane_follower", "script")
+BEST = ("planner_safe", "lane_follower", "lagrangian_greedy", "script")
 """Agents whose mean total return stands for the score 1, in order of preference; the script is provisional."""
 
 FOLDER = "reference"
@@ -127,21 +127,20 @@ def reference_of(untrained: Mapping[str, Sequence[RunRecord]]) -> Reference:
     totals = {name: mean([record.total_return for record in records]) for name, records in untrained.items()}
     heuristics = {name: total for name, total in sorted(totals.items()) if name != RANDOM}
     feasible = [total for name, total in heuristics.items() if all(run.cost_ratio <= 1.0 for run in untrained[name])]
-    optimum = drawn = None
-    more: Mapping[str, Mapping[str, float]] = {}
+    known = Known()
     if untrained:
         cell = next(iter(untrained.values()))[0].cell
-        optimum, drawn, more = exact_values(cell["suite"], cell["suite_digest"])
-    if optimum is not None:
+        known = known_values(cell["suite"], cell["suite_digest"])
+    drawn = totals.get(RANDOM) if known.random is None else known.random
+    if known.optimum is not None:
         source = "score 1 is the optimum, by dynamic programming over all joint states; "
-        source += "the others: run records" if drawn is None else "score 0 likewise; the others: run records"
-        return Reference(
-            optimum, totals.get(RANDOM) if drawn is None else drawn, heuristics, (optimum, optimum), source, more
-        )
+        source += "the others: run records" if known.random is None else "score 0 likewise; the others: run records"
+        return Reference(known.optimum, drawn, heuristics, (known.optimum, known.optimum), source, known.duality)
     reference = Reference(
-        random=totals.get(RANDOM),
+        random=drawn,
         heuristics=heuristics,
-        bounds=(max(feasible), math.inf) if feasible else None,
+        bounds=(max(feasible), known.upper_bound) if feasible else None,
+        more=known.duality,
     )
     return dataclasses.replace(reference, source=_source(untrained.get(reference.best_name, ())))
 
@@ -166,18 +165,33 @@ def suite_reference(untrained: Mapping[str, Sequence[RunRecord]]) -> SuiteRefere
     return SuiteReference(*game, reference_of(untrained), obtained)
 
 
+class Known(NamedTuple):
+    """What a game can tell of itself.
+
+    Attributes:
+        optimum: the best expected return. random: that of random play. None where it cannot tell.
+        upper_bound: no policy's expected return exceeds it. duality: further values, by what they are.
+    """
+
+    optimum: float | None = None
+    random: float | None = None
+    upper_bound: float = math.inf
+    duality: Mapping[str, Mapping[str, float]] = {}
+
+
 @functools.cache
-def exact_values(suite: str, digest: str) -> tuple[float | None, float | None, Mapping[str, Mapping[str, float]]]:
-    """Return the best expected return of a suite's game, that of random play, and what else the game can tell.
+def known_values(suite: str, digest: str) -> Known:
+    """Return what a suite's game can tell of itself.
 
     Args:
         suite, digest: of the records; nothing is told where the suite is not registered, or is another game by now.
     """
     if suite not in suite_names() or get_suite(suite).digest != digest:
-        return None, None, {}
+        return Known()
     game = make(suite)
-    best, drawn, bounds = (getattr(game, name, None) for name in ("optimum", "random_value", "duality"))
-    return float(best()) if best else None, float(drawn()) if drawn else None, bounds() if bounds else {}
+    tellers = {name: getattr(game, name, None) for name in ("optimum", "random_value", "upper_bound", "duality")}
+    told = {name.removesuffix("_value"): teller() for name, teller in tellers.items() if teller}
+    return Known(**told)
 
 
 def _obtained(records: Sequence[RunRecord]) -> dict[str, Any]:

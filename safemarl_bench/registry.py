@@ -63,6 +63,7 @@ class SuiteSpec:
         kind: "game", or "weakly_coupled" (see `safemarl_bench.contract`).
         criterion: "total", returns are sums of rewards, or "discounted", they are sums of ``gamma^t r_t``; everywhere:
             in training logs, validation, evaluation and scores.
+        episodes: held-out episodes of an evaluation, unless a run says otherwise.
         board: name of the leaderboard that it counts on, where it is not its kind's; see `family`.
     """
 
@@ -89,6 +90,7 @@ class SuiteSpec:
     state_features: Features | None = None
     kind: str = "game"
     criterion: str = "total"
+    episodes: int = 100
     board: str = ""
 
     @property
@@ -118,7 +120,7 @@ class SuiteSpec:
         left_out = {"title", "source", "entry_point", "backends", "budgets", "agents", "certified", "ranked"}
         if self.state_features is None:
             left_out.add("state_features")
-        left_out |= {"kind", "criterion", "board"}
+        left_out |= {"kind", "criterion", "episodes", "board"}
         game = {key: value for key, value in dataclasses.asdict(self).items() if key not in left_out} | self.unusual
         return hashlib.sha256(json.dumps(game, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -181,7 +183,7 @@ def _parse_suite(data: dict[str, Any], path: Path) -> SuiteSpec:
     fields = {field.name for field in dataclasses.fields(SuiteSpec)} - {"features", "state_features"}
     for unknown in [*data, *(set(suite) - fields)]:
         raise RegistryError(f"suite file {path} has an unknown key {unknown!r}: {nearest(unknown, fields)}")
-    missing = sorted(fields - set(suite) - {"ranked", "kind", "criterion", "board"})
+    missing = sorted(fields - set(suite) - {"ranked", "kind", "criterion", "episodes", "board"})
     missing += [f"{key} of {owner}" for owner, scale in {"features": {}, **scales}.items() for key in _lacking(scale)]
     if missing:
         raise RegistryError(f"suite file {path} lacks {', '.join(missing)}")

@@ -22,10 +22,10 @@ import tqdm
 from safemarl_bench import validation
 from safemarl_bench.canonical_json import canonical, sha256
 from safemarl_bench.checkpoint import folder_digest
-from safemarl_bench.collection import make_games
+from safemarl_bench.collection import Finished, Games, make_games
 from safemarl_bench.contract import Agent, build_config
 from safemarl_bench.errors import CheckpointError, RecordError, RegistryError, SafeMARLBenchError
-from safemarl_bench.evaluation import EVALUATION_SEED, EpisodeTally, evaluate
+from safemarl_bench.evaluation import EVALUATION_SEED, SIDE_BY_SIDE, EpisodeTally, evaluate, evaluate_side_by_side
 from safemarl_bench.evaluation import STREAM as EVALUATION_STREAM
 from safemarl_bench.provenance import code_state, distribution_of, machine, package_versions
 from safemarl_bench.record import RunRecord, load_records, read_record, write_record
@@ -37,7 +37,6 @@ from safemarl_bench.spot_check import Trace, require_pin, spot_check
 from safemarl_bench.training import Interrupted, Trainer
 
 DEFAULT_RESULTS = "smb-results"
-DEFAULT_EPISODES = 100
 SMOKE_EPISODES = 20
 SMOKE_VALIDATION_EPISODES = 5
 
@@ -141,7 +140,7 @@ def resolve_cell(
         suite, agent: registered names, or ``package.module:Class`` for the agent.
         seed: training seed.
         budget: a budget of the suite.
-        episodes: held-out evaluation episodes; default 100, at budget smoke 20.
+        episodes: held-out evaluation episodes; default the suite's, 100 or more, at budget smoke 20.
         config: values in place of the suite's tuned config and the agent's defaults.
         backend, evaluation_backend: of the suite's backends those to train and to evaluate on; "auto" is the
             suite's default one, for either. An evaluation on another than the suite's reference is checked on it.
@@ -154,7 +153,7 @@ def resolve_cell(
     agent_class = agent_class.for_actions(spec.action_kind)
     spec.budget_steps(budget)
     if episodes is None:
-        episodes = SMOKE_EPISODES if budget == "smoke" else DEFAULT_EPISODES
+        episodes = SMOKE_EPISODES if budget == "smoke" else spec.episodes
     if not isinstance(episodes, int) or episodes < 1:
         raise SafeMARLBenchError(f"evaluation episodes must be an integer of at least 1, got {episodes!r}")
     if not isinstance(agent_class.version, str) or not isinstance(agent_class.action_kinds, tuple):
@@ -349,11 +348,15 @@ def _train(cell: Cell, trainer: Trainer, progress: bool) -> None:
 
 
 def _play(cell: Cell, game: Game, agent: Agent, stream: str, seed: int, episodes: int, step: int) -> validation.Outcome:
-    """Return what the agent does in the first episodes of a stream; one that trains in many games plays many."""
+    """Return what the agent does in the first episodes of a stream."""
+    return validation.play(_greedy_games(cell, game, agent, stream, seed, episodes), agent, cell.agent, episodes, step)
+
+
+def _greedy_games(cell: Cell, game: Game, agent: Agent, stream: str, seed: int, episodes: int) -> Games:
+    """Return games to play greedily: many for an agent that trains in many, of a batched simulator; else one."""
     batched = hasattr(cell.config, "num_envs") and hasattr(game, "core") and not agent.privileged
-    num_envs = min(validation.SIDE_BY_SIDE, episodes) if batched else 1
-    games = make_games(cell.spec, game, lambda: game, num_envs, seed, stream=stream)
-    return validation.play(games, agent, cell.agent, episodes, step)
+    num_envs = min(SIDE_BY_SIDE, episodes) if batched else 1
+    return make_games(cell.spec, game, lambda: game, num_envs, seed, stream=stream)
 
 
 def _choose(cell: Cell, trainer: Trainer, final: validation.Outcome) -> tuple[Path, dict[str, Any]]:
@@ -374,13 +377,18 @@ def _evaluate(cell: Cell, rollout: Rollout, agent: Agent, progress: bool) -> dic
     traces = [Trace(episode) for episode in checked]
     with _bar(cell, "evaluation", cell.episodes, 0, "episodes", progress) as bar:
 
-        def after(tally: EpisodeTally) -> None:
+        def after(one: EpisodeTally | Finished) -> None:
             nonlocal collisions
-            collisions += any(tally.crashed.values())
-            bar.set_postfix_str(f"return {sum(tally.returns.values()):.1f}, collisions {collisions}", refresh=False)
+            collisions += any(one.crashed.values()) if isinstance(one.crashed, dict) else one.crashed
+            bar.set_postfix_str(f"return {sum(one.returns.values()):.1f}, collisions {collisions}", refresh=False)
             bar.update(1)
 
-        evaluation = evaluate(rollout, agent, cell.agent, range(cell.episodes), after=after, traces=traces)
+        if cell.spec.kind == "weakly_coupled" and not traces:
+            held_out = (EVALUATION_STREAM, EVALUATION_SEED, cell.episodes)
+            games = _greedy_games(cell, rollout.game, agent, *held_out)
+            evaluation = evaluate_side_by_side(games, rollout, agent, cell.agent, cell.episodes, after=after)
+        else:
+            evaluation = evaluate(rollout, agent, cell.agent, range(cell.episodes), after=after, traces=traces)
     evaluation["spot_check"] = None
     if traces:
         if progress:

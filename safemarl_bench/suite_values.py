@@ -21,7 +21,7 @@ def problems(spec: SuiteSpec) -> Iterator[str]:
     for key in ("name", "title", "source", "entry_point", "board"):
         if not isinstance(getattr(spec, key), str):
             yield f"{key} must be text, got {getattr(spec, key)!r}"
-    for key in ("version", "horizon"):
+    for key in ("version", "horizon", "episodes"):
         if not _is_count(getattr(spec, key)):
             yield f"{key} must be an integer of at least 1, got {getattr(spec, key)!r}"
     if not is_number(spec.gamma) or not 0 < spec.gamma <= 1:

@@ -14,17 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from safemarl_bench.collection import Finished, Games
+from safemarl_bench.collection import Games
 from safemarl_bench.contract import Agent
+from safemarl_bench.evaluation import finished_episodes
 from safemarl_bench.record_content import cost_ratio
-from safemarl_bench.rng import generator
-from safemarl_bench.rollout import calling
 
 STREAM, SEED = "validation", 0
 POINTS = 10
 EPISODES = 100
-SIDE_BY_SIDE = 100
-"""Games of a batched simulator that are played at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,19 +56,7 @@ def play(games: Games, agent: Agent, name: str, episodes: int, step: int) -> Out
     Raises:
         ContractError: the agent or the game broke its contract.
     """
-    done: list[Finished] = []
-    number, told, what = 0, -1, f"{name} ({games.stream})"
-    while len(done) < episodes:
-        with calling(what, "act", number):
-            if agent.privileged and games.episodes[0] != told:
-                told = int(games.episodes[0])
-                agent.start_episode(games.stream, games.seed, told)
-            rng = generator("policy", agent.context.seed, number)
-            actions = agent.act(games.observation, explore=False, rng=rng)
-        _, finished = games.step(actions, by=what)
-        done += [one for one in finished if one.episode < episodes]
-        number += 1
-    done.sort(key=lambda one: one.episode)
+    done = sorted(finished_episodes(games, agent, name, episodes))
     roles = games.spec.roles
     return Outcome(
         step=step,

@@ -15,12 +15,17 @@ from safemarl_bench.contract import Observation, SubProblems, WeaklyCoupled
 from safemarl_bench.errors import ContractError
 from safemarl_bench.references import Reference
 from safemarl_bench.registry import SuiteSpec
-from safemarl_bench.weakly_coupled import ads_exact
+from safemarl_bench.weakly_coupled import ads_exact, ads_policies
 from safemarl_bench.weakly_coupled.ads import ADS, N_TYPES, AdModel, allocations
 from safemarl_bench.weakly_coupled.batched_episodes import BatchedEpisodes, markov_chain
 from safemarl_bench.weakly_coupled.core_env import read_settings
+from safemarl_bench.weakly_coupled.operator_agent import Rule
 from safemarl_bench.weakly_coupled.operator_env import OperatorEnv, OperatorStep, shown
 from safemarl_bench.weakly_coupled.reference_cache import Values, digest, kept
+from safemarl_bench.weakly_coupled.time_multipliers import least_bound
+
+FORMAT = 2
+"""Of the cache's files: bump it when a value changes although the instance does not."""
 
 
 class BatchedAds(BatchedEpisodes):
@@ -69,6 +74,10 @@ class BatchedAds(BatchedEpisodes):
     def _shown(self, gains: np.ndarray, moved: np.ndarray, use: np.ndarray) -> OperatorStep:
         where = SubProblems(self.shown_type, self._remaining.copy())
         return shown(seen(*where), where, gains, use, over=self._clock >= self.horizon, moved=moved)
+
+    def rules(self) -> dict[str, Rule]:
+        """Return the rules that know the model, by name."""
+        return ads_policies.rules(self.model)
 
     def get_state(self) -> np.ndarray:
         """Return a copy of where all episodes are, (E, 8) int64: type, clock, remaining ads."""
@@ -125,26 +134,48 @@ class AdMatching(OperatorEnv):
         super().__init__(spec, lambda num_envs: BatchedAds(model, spec.horizon, num_envs), space, structure)
 
     def optimum(self) -> float:
-        """Return the best expected return, discounted, of an episode; some seconds."""
-        return ads_exact.optimum(self.model, gamma=self.spec.gamma)
+        """Return the best expected return, discounted, of an episode; some seconds at the first call."""
+        return self._values()["discounted"]["optimum"]
 
     def random_value(self) -> float:
-        """Return the expected return, discounted, of uniformly random joint actions."""
-        return ads_exact.random_value(self.model, gamma=self.spec.gamma)
+        """Return the expected return, discounted, of uniformly random joint actions; likewise."""
+        return self._values()["discounted"]["random"]
+
+    def duality(self) -> Values:
+        """Return the best value of an episode, discounted, and its Lagrangian bound; likewise."""
+        values = self._values()
+        return {
+            "discounted": {"optimum": values["discounted"]["optimum"]},
+            "Lagrangian bounds": values["Lagrangian bounds"],
+        }
+
+    def _values(self) -> Values:
+        """Return exact values and bounds, kept on disk."""
+        model, gamma = self.model, self.spec.gamma
+        numbers = [FORMAT, model.moves.tolist(), model.payments.tolist(), gamma, self.spec.horizon, ADS]
+
+        def compute() -> Values:
+            actions = ads_exact.greedy_actions(model)
+            bound = least_bound(ads_policies.program(model, gamma=gamma)).value
+            return {
+                "discounted": {
+                    "optimum": ads_exact.optimum(model, gamma=gamma),
+                    "random": ads_exact.random_value(model, gamma=gamma),
+                    "greedy": ads_exact.policy_value(model, actions, gamma=gamma),
+                },
+                "Lagrangian bounds": {"one multiplier by decision": bound},
+            }
+
+        return kept(f"ad_matching-{digest(numbers)}", compute)
 
     def reference(self) -> Reference:
         """Return exact values, discounted, of the best, of random and of greedy play; kept on disk."""
-        model, gamma = self.model, self.spec.gamma
-        numbers = [model.moves.tolist(), model.payments.tolist(), gamma, self.spec.horizon, ADS]
-
-        def compute() -> Values:
-            greedy = ads_exact.policy_value(model, ads_exact.greedy_actions(model), gamma=gamma)
-            return {"discounted": {"optimum": self.optimum(), "random": self.random_value(), "greedy": greedy}}
-
-        values = kept(f"ad_matching-{digest(numbers)}", compute)["discounted"]
-        source = "exact: dynamic programming over all states that an episode can reach"
+        more = self._values()
+        values = more["discounted"]
         best = values["optimum"]
-        return Reference(best, values["random"], {"greedy": values["greedy"]}, (best, best), source)
+        source = "exact: dynamic programming over all states that an episode can reach"
+        heuristics = {"greedy": values["greedy"]}
+        return Reference(best, values["random"], heuristics, (best, best), source, self.duality())
 
     def all_states(self) -> Observation:
         """Return every state that an episode can decide in, 976,305 * 5 of them side by side."""

@@ -12,15 +12,16 @@ from safemarl_bench.rng import check_seed
 from safemarl_bench.weakly_coupled.episode_draws import uniforms
 
 
-def markov_chain(draws: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """Return the states of n chains, (n, T) int64; the first ones are uniform.
+def markov_chain(draws: np.ndarray, moves: np.ndarray, first: int | None = None) -> np.ndarray:
+    """Return the states of n chains, (n, T) int64.
 
     Args:
         draws: (n, T) from [0, 1). moves: (W, W), row: state now, column: state next.
+        first: where all chains start; None: uniform.
     """
     by_time = draws.T.copy()
     states = np.zeros(by_time.shape, np.int64)
-    states[0] = by_time[0] * len(moves)
+    states[0] = by_time[0] * len(moves) if first is None else first
     thresholds = moves.cumsum(axis=1)[:, :-1].T
     for t in range(len(states) - 1):
         for threshold in thresholds:
@@ -114,12 +115,13 @@ class BatchedEpisodes(ABC):
             what = f"action {agent} in game {k}"
             raise ContractError(f"{what} must be in 0..{counts[agent] - 1}, got {actions[k, agent]}")
 
-    def _check_state(self, state: Any, highest: list[int]) -> None:
-        """Raise `ContractError` unless state is (E, n) int64, column j in 0..highest[j]."""
-        shape = (self.num_envs, len(highest))
-        if not isinstance(state, np.ndarray) or state.shape != shape or state.dtype != np.int64:
-            raise ContractError(f"state must be int64 of shape {shape}, got {type(state).__name__}")
-        wrong = np.argwhere((state < 0) | (state > np.array(highest)))
+    def _check_state(self, state: Any, highest: list[int], lowest: list[int] | None = None, dtype: Any = int) -> None:
+        """Raise `ContractError` unless state is (E, n) of a type, column j in lowest[j]..highest[j]; lowest: or 0."""
+        shape, least = (self.num_envs, len(highest)), [0] * len(highest) if lowest is None else lowest
+        if not isinstance(state, np.ndarray) or state.shape != shape or state.dtype != dtype:
+            raise ContractError(f"state must be {np.dtype(dtype)} of shape {shape}, got {type(state).__name__}")
+        wrong = np.argwhere(~((state >= least) & (state <= highest)))
         if len(wrong):
             k, column = map(int, wrong[0])
-            raise ContractError(f"state[{k}, {column}] must be in 0..{highest[column]}, got {state[k, column]}")
+            inside = f"{least[column]}..{highest[column]}"
+            raise ContractError(f"state[{k}, {column}] must be in {inside}, got {state[k, column]}")

@@ -11,9 +11,11 @@ import numpy as np
 
 from safemarl_bench.contract import SubProblems, WeaklyCoupled
 from safemarl_bench.errors import ContractError
+from safemarl_bench.weakly_coupled import charging_policies
 from safemarl_bench.weakly_coupled.charging import BAY_STATES, ChargingModel
 from safemarl_bench.weakly_coupled.charging_exact import policy_values, start_value, state_shape
 from safemarl_bench.weakly_coupled.charging_station import BatchedStation, seen
+from safemarl_bench.weakly_coupled.operator_agent import Rule
 from safemarl_bench.weakly_coupled.operator_env import OperatorStep, shown
 
 NOBODY = 0
@@ -79,6 +81,10 @@ class BatchedOperator(BatchedStation):
             )
         charged = self._allocations[chosen if running.all() else np.where(running, chosen, NOBODY)]
         return self._shown(self._charge(charged, running), running, charged)
+
+    def rules(self) -> dict[str, Rule]:
+        """Return the rules that know the model, by name."""
+        return charging_policies.rules(self.model)
 
     def _at_rest(self) -> OperatorStep:
         nothing = np.zeros(self._bays.shape)

@@ -7,13 +7,16 @@ fill up. Ties go to the lower bay.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
+from safemarl_bench.contract import Observation
 from safemarl_bench.weakly_coupled.charging import PERIODS, PRICE_MOVES, UNITS, ChargingModel, bay_rewards
 from safemarl_bench.weakly_coupled.charging_bays import lagrangian_bound, solve_bay, whittle_index
-from safemarl_bench.weakly_coupled.charging_exact import state_shape
+from safemarl_bench.weakly_coupled.charging_exact import state_shape, stationary_solution
+from safemarl_bench.weakly_coupled.operator_agent import Rule
 
 
 def greedy(model: ChargingModel) -> np.ndarray:
@@ -51,6 +54,28 @@ HEURISTICS: dict[str, Callable[[ChargingModel], np.ndarray]] = {
     "whittle": whittle,
     "lagrangian_greedy": lagrangian_greedy,
 }
+
+
+def optimum(model: ChargingModel) -> np.ndarray:
+    """Play the best stationary policy of the problem that never ends."""
+    return stationary_solution(model).actions
+
+
+def rules(model: ChargingModel) -> dict[str, Rule]:
+    """Return the policies as rules, by name, and the optimum; each computes its table at its first use."""
+
+    def rule(policy: Callable[[ChargingModel], np.ndarray]) -> Rule:
+        table = functools.cache(lambda: policy(model))
+
+        def play(observation: Observation) -> np.ndarray:
+            where = observation.sub_problems
+            assert where is not None
+            actions: np.ndarray = table()[(where.exogenous, *where.states.T)]
+            return actions
+
+        return Rule(play, stationary=True)
+
+    return {name: rule(policy) for name, policy in (HEURISTICS | {"optimum": optimum}).items()}
 
 
 def uniform(model: ChargingModel) -> np.ndarray:

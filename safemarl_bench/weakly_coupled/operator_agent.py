@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
 
 from safemarl_bench.contract import Agent, AgentContext, Observation, SubProblems
 from safemarl_bench.errors import ContractError
+
+
+class Rule(NamedTuple):
+    """A policy that a problem itself can tell, because it knows its model.
+
+    Attributes:
+        play: an observation of E games -> feasible joint actions, (E,) int64.
+        stationary: whether they depend on nothing else, not even on how many decisions were taken.
+    """
+
+    play: Callable[[Observation], np.ndarray]
+    stationary: bool
 
 
 class OperatorAgent(Agent):

@@ -155,11 +155,21 @@ class TabularAgent(OperatorAgent):
         arrays = {f"sub_{name}": getattr(self.tables, name) for name in names}
         return arrays | {"initial": self.table.initial}
 
+    def _choices(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the greedy actions, (S,) int16, in joint states given by their numbers, (S,) int64."""
+        parts, rest = np.empty((len(numbers), self.problem.n_subproblems), np.int64), numbers.copy()
+        for i, size in reversed(list(enumerate(self.problem.sub_states))):
+            rest, parts[:, i] = np.divmod(rest, size)
+        return self.greedy(rest, parts)[0].astype(np.int16)
+
     def save(self, path: Path, *, training: bool) -> None:
-        """Write the tables; see `Agent.save`."""
+        """Write the tables; to act, of the joint table only what is chosen in each state. See `Agent.save`."""
         used = int(self.table.used[0])
-        columns = COLUMNS if training else COLUMNS[:2]
-        rows = {name: getattr(self.table, name)[:used] for name in columns}
+        if training:
+            rows = {name: getattr(self.table, name)[:used] for name in COLUMNS}
+        else:
+            numbers = self.table.states[:used]
+            rows = {"states": numbers, "choices": self._choices(numbers)}
         meta = {"agent": type(self).__name__, "training": training, "decisions": self.decisions, "cuts": self.cuts}
         write_checkpoint(path, "agent", rows | self._arrays(training=training), meta)
 
@@ -174,14 +184,18 @@ class TabularAgent(OperatorAgent):
             raise CheckpointError(f"checkpoint {path} is of agent {meta.get('agent')!r}, not {type(self).__name__!r}")
         own = self._arrays(training=meta["training"])
         shapes = {name: array.shape for name, array in own.items()}
-        used = len(arrays["states"]) if "states" in arrays else 0
-        shapes |= {"states": (used,), "values": (used, self.table.values.shape[1])}
+        used, actions = len(arrays["states"]) if "states" in arrays else 0, self.problem.n_actions
+        shapes |= {"states": (used,)} | ({"values": (used, actions)} if meta["training"] else {"choices": (used,)})
         for name, shape in shapes.items():
             if name not in arrays or arrays[name].shape != shape:
                 got = "nothing" if name not in arrays else f"shape {arrays[name].shape}"
                 raise CheckpointError(f"checkpoint {path}: {name!r} must have shape {shape}, got {got}")
         for name, array in own.items():
             array[:] = arrays[name]
-        empty: JointTable = tables.empty_table(shapes["values"][1], self.table.initial, max(1024, used))
-        self.table = tabular.filled(empty, {name: arrays[name] for name in COLUMNS if name in arrays})
+        rows = {name: arrays[name] for name in COLUMNS if name in arrays}
+        if not meta["training"]:
+            rows["values"] = np.full((used, actions), -np.inf)
+            rows["values"][np.arange(used), arrays["choices"]] = 0.0
+        empty: JointTable = tables.empty_table(actions, self.table.initial, max(1024, used))
+        self.table = tabular.filled(empty, rows)
         self.decisions, self.cuts = meta["decisions"], meta["cuts"]

@@ -200,7 +200,7 @@ def test_check_suite_names_the_breach(monkeypatch, method, change, message):
         check_suite("toy")
 
 
-def test_only_a_suite_off_the_leaderboard_may_always_start_in_the_same_state(monkeypatch):
+def test_only_a_suite_off_the_leaderboard_may_always_play_the_same_episode(monkeypatch):
     def still(game, _):
         game.position = {"leader": 0.0, "follower": 3.0}
         return {role: game._observe(role) for role in game.agents}, {
@@ -208,7 +208,7 @@ def test_only_a_suite_off_the_leaderboard_may_always_start_in_the_same_state(mon
         }
 
     monkeypatch.setattr(toy_suite.game, "ToyGame", breaking("reset", still))
-    with pytest.raises(ContractError, match="every episode starts in the same state"):
+    with pytest.raises(ContractError, match="nothing is random, every episode is the same"):
         check_suite("toy")
     unranked = dataclasses.replace(registry.get_suite("toy"), ranked=False)
     monkeypatch.setattr("safemarl_bench.testing.get_suite", lambda name: unranked)

@@ -9,8 +9,8 @@ import pytest
 import safemarl_bench as smb
 from safemarl_bench import runner, validation
 from safemarl_bench.checkpoint import folder_digest
-from safemarl_bench.collection import make_games
-from safemarl_bench.evaluation import evaluate
+from safemarl_bench.collection import BatchedGames, make_games
+from safemarl_bench.evaluation import evaluate, evaluate_side_by_side
 from safemarl_bench.rollout import Rollout
 from safemarl_bench.validation import Outcome, best, play, validation_steps
 
@@ -106,3 +106,19 @@ def test_an_agent_that_does_not_learn_is_not_validated(tmp_path):
     record = smb.run("toy", "random", results_dir=tmp_path, budget="smoke", episodes=4, progress=False)
     assert record.validation is None
     assert (record.final_return, record.final_cost_ratio) == (record.total_return, record.cost_ratio)
+
+
+@pytest.mark.parametrize("suite", ["ad_matching", "inventory"])
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_episodes_side_by_side_are_the_single_episodes(suite, num_envs):
+    """Of an agent whose actions do not depend on who plays beside it; 6 episodes, of which 4 games begin 8."""
+    cell = runner.resolve_cell(suite, "lagrangian_greedy", budget="smoke")
+    game = smb.make(suite)
+    agent, rollout = runner.build_agent(cell, game), Rollout(cell.spec, game)
+    alone = evaluate(rollout, agent, "rule", range(6), after=lambda tally: None)
+    games = BatchedGames(cell.spec, game, num_envs, 0, "evaluation")
+    agent.privileged = ""
+    seen = []
+    together = evaluate_side_by_side(games, rollout, agent, "rule", 6, after=seen.append)
+    assert together == alone
+    assert sorted(one.episode for one in seen) == list(range(6))

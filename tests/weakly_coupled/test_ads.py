@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import safemarl_bench as smb
+from safemarl_bench.contract import Observation, SubProblems
 from safemarl_bench.errors import ContractError, RegistryError, SafeMARLBenchError
-from safemarl_bench.weakly_coupled import ads_exact
+from safemarl_bench.weakly_coupled import ads_exact, ads_policies
 from safemarl_bench.weakly_coupled.ads import ADS, AdModel, allocations, greedy
 from safemarl_bench.weakly_coupled.ads_game import BatchedAds
+from safemarl_bench.weakly_coupled.time_multipliers import least_bound
 
 GAMMA, HORIZON = 0.99, 30
 
@@ -57,6 +59,26 @@ def test_the_lattice_holds_each_vector_once_in_the_order_of_ads_used():
     used = 6 - points.remaining.sum(axis=1)
     assert (np.diff(used) >= 0).all()
     assert points.reach.tolist() == [(used <= t).sum() for t in range(5)]
+
+
+def test_the_bound_is_above_the_optimum_and_the_rule_that_has_its_prices_is_below():
+    model, points = AdModel(0), ads_exact.lattice()
+    finite = ads_policies.program(model)
+    bound, best = least_bound(finite), ads_exact.optimum(model, points=points)
+    assert best < bound.value < 1.05 * best
+    rules, core, returns = ads_policies.rules(model), BatchedAds(model, HORIZON, 2000), {}
+    assert rules["greedy"].stationary
+    assert not rules["lagrangian_greedy"].stationary
+    for name, rule in rules.items():
+        shown, total = core.reset(stream="evaluation"), np.zeros(2000)
+        for t in range(HORIZON):
+            where = SubProblems(shown.exogenous, shown.sub_states)
+            actions = rule.play(Observation({}, shown.state, {}, np.full(2000, t), where))
+            shown = core.step(actions[:, None])
+            total += GAMMA**t * shown.reward[:, 0]
+        returns[name] = total.mean()
+        assert total.mean() < best + 4 * total.std() / np.sqrt(len(total))
+    assert min(returns.values()) > 0.98 * best
 
 
 @pytest.mark.slow
