@@ -24,7 +24,7 @@ from safemarl_bench.weakly_coupled.operator_env import OperatorEnv, OperatorStep
 from safemarl_bench.weakly_coupled.reference_cache import Values, digest, kept
 from safemarl_bench.weakly_coupled.time_multipliers import least_bound
 
-FORMAT = 2
+FORMAT = 3
 """Of the cache's files: bump it when a value changes although the instance does not."""
 
 
@@ -156,7 +156,7 @@ class AdMatching(OperatorEnv):
 
         def compute() -> Values:
             actions = ads_exact.greedy_actions(model)
-            bound = least_bound(ads_policies.program(model, gamma=gamma)).value
+            bound = least_bound(ads_policies.program(model, gamma=gamma)).stated
             return {
                 "discounted": {
                     "optimum": ads_exact.optimum(model, gamma=gamma),

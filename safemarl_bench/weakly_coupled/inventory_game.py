@@ -140,7 +140,7 @@ class Inventory(OperatorEnv):
 
     def upper_bound(self) -> float:
         """Return a number that no policy's expected return, discounted, exceeds; some seconds, kept on disk."""
-        return inventory_policies.bound(self.model).value
+        return inventory_policies.bound(self.model).stated
 
     def duality(self) -> dict[str, dict[str, float]]:
         """Return the same bound by what multipliers it has."""

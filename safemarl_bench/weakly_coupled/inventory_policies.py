@@ -91,7 +91,7 @@ def reference(model: InventoryModel, simulator: Callable[[int], Any]) -> Referen
 
     values = kept(f"inventory-{_digest(model)}", compute)
     heuristics = {name: mean for name, mean in values["mean"].items() if name != "random"}
-    high = bound(model).value
+    high = bound(model).stated
     more = {"standard error": values["standard error"], "Lagrangian bounds": {"one multiplier by decision": high}}
     source = f"bracket: {EPISODES:,} simulated episodes from below, a Lagrangian bound from above"
     low = max(heuristics.values())

@@ -16,6 +16,7 @@ around where it leads: then all of this is as near as the grid is fine.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +55,11 @@ class Bound(NamedTuple):
 
     value: float
     lam: np.ndarray
+
+    @property
+    def stated(self) -> float:
+        """The value rounded up to hundredths: where the search for it ends differs by less between machines."""
+        return math.ceil(100.0 * self.value) / 100.0
 
 
 def worth(program: FiniteProgram, lam: np.ndarray) -> np.ndarray:

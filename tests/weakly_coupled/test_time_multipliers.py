@@ -69,6 +69,7 @@ def test_every_price_bounds_the_optimum_and_the_least_bound_is_the_least(seed):
         assert value >= best - 1e-9
         assert value >= least.value - 1e-3 * abs(least.value), "it is found up to a small part"
     assert dual(program, least.lam)[0] == least.value
+    assert least.value <= least.stated < least.value + 0.0100001
 
 
 def test_without_a_shared_resource_there_is_no_gap():
