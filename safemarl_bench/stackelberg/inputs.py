@@ -80,6 +80,11 @@ def read_problem(
 
 def check_entries(problem: Problem) -> None:
     """Raise `SolveError`, with the first place, where an entry of Q is not finite or one of G is NaN."""
+    if len(problem.leader_constraints) == len(problem.follower_constraints) == 1:  # the usual case, without any names
+        g_leader, g_follower = problem.leader_constraints[0][0], problem.follower_constraints[0][0]
+        of_rewards, of_costs = _dot_products([(problem.q_leader, problem.q_follower), (g_leader, g_follower)])
+        if math.isfinite(of_rewards) and not math.isnan(of_costs):
+            return
     rewards = ("Q1", problem.q_leader), ("Q2", problem.q_follower)
     _check_entries(rewards, [*_named("G1", problem.leader_constraints), *_named("G2", problem.follower_constraints)])
 
