@@ -93,7 +93,7 @@ def test_by_default_an_agent_meets_every_suite_of_the_leaderboard_and_no_other()
     done = pytest_run("--agent=idle", "--collect-only", "-q")
     suites = set(re.findall(r"sound\[(.+)-idle-0\]", done.stdout))
     driving = {"intersection", "merge", "racetrack", "racetrack-frenet", "roundabout"}
-    assert suites == {*driving, "ev_charging", "ev_charging-game", "toy"}
+    assert suites == {*driving, "ev_charging", "ev_charging-game", "inventory", "ad_matching", "toy"}
     done = pytest_run("--agent=idle", "--suite=merge-official", "--collect-only", "-q")
     assert "sound[merge-official-idle-0]" in done.stdout
 
