@@ -8,12 +8,12 @@ from U(1, 20), the payments U(1, 4): drawn once per instance, from its number k 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import numpy as np
 
-from safemarl_bench.rng import check_seed, generator
+from safemarl_bench.rng import generator
+from safemarl_bench.weakly_coupled.random_instance import RandomInstance, random_chain
 
 GAMMA = 0.99
 HORIZON = 30
@@ -25,30 +25,13 @@ NOBODY = 0
 """The joint action that lets an impression go; 1..6 give it to an advertiser."""
 
 
-@dataclasses.dataclass(frozen=True)
-class AdModel:
-    """One instance.
-
-    Attributes:
-        instance: k >= 0, which all agents share.
-    """
-
-    instance: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the number.
-
-        Raises:
-            SafeMARLBenchError: it is no integer in [0, 2^63 - 1].
-        """
-        check_seed(self.instance, "instance")
+class AdModel(RandomInstance):
+    """One instance."""
 
     @functools.cached_property
     def _drawn(self) -> tuple[np.ndarray, np.ndarray]:
         rng = generator("instance", self.instance)
-        alpha = rng.uniform(1.0, 20.0, (N_TYPES, N_TYPES))
-        moves = np.stack([rng.dirichlet(row) for row in alpha])
-        return moves, rng.uniform(1.0, 4.0, (len(ADS), N_TYPES))
+        return random_chain(rng, N_TYPES, 20.0), rng.uniform(1.0, 4.0, (len(ADS), N_TYPES))
 
     @property
     def moves(self) -> np.ndarray:

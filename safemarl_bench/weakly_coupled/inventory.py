@@ -13,13 +13,13 @@ U(1, 5): drawn once per instance, from its number k alone.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 
 import numpy as np
 
-from safemarl_bench.rng import check_seed, generator
+from safemarl_bench.rng import generator
+from safemarl_bench.weakly_coupled.random_instance import RandomInstance, random_chain
 
 GAMMA = 0.99
 HORIZON = 25
@@ -54,30 +54,13 @@ MOST_DEMAND = 20
 """Largest demand of a product in a period: more has a chance below 1e-16."""
 
 
-@dataclasses.dataclass(frozen=True)
-class InventoryModel:
-    """One instance.
-
-    Attributes:
-        instance: k >= 0, which all agents share.
-    """
-
-    instance: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the number.
-
-        Raises:
-            SafeMARLBenchError: it is no integer in [0, 2^63 - 1].
-        """
-        check_seed(self.instance, "instance")
+class InventoryModel(RandomInstance):
+    """One instance."""
 
     @functools.cached_property
     def moves(self) -> np.ndarray:
         """(5, 5) float64, chance of the next rate by the rate now."""
-        rng = generator("instance", self.instance)
-        alpha = rng.uniform(1.0, 5.0, (len(RATES), len(RATES)))
-        return np.stack([rng.dirichlet(row) for row in alpha])
+        return random_chain(generator("instance", self.instance), len(RATES), 5.0)
 
 
 def production(rates: np.ndarray, units: np.ndarray) -> np.ndarray:

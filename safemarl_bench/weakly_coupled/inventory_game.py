@@ -39,6 +39,7 @@ class BatchedInventory(BatchedEpisodes):
         self.check_num_envs(num_envs)
         self.model = model
         self._allocations = inventory.allocations()
+        self._thresholds = inventory.demand_chances().cumsum(axis=0)[:-1]
         self._rates = np.zeros((num_envs, horizon + 1), np.int64)
         self._demands = np.zeros((num_envs, horizon + 1, len(DEMAND)), np.int64)
         self._stocks = np.zeros((num_envs, len(DEMAND)))
@@ -47,8 +48,7 @@ class BatchedInventory(BatchedEpisodes):
     def _start(self, rows: np.ndarray, draws: np.ndarray) -> None:
         """Start the episodes `rows` with draws from [0, 1), (n, horizon + 1, 11): of the rate, then of each demand."""
         self._rates[rows] = markov_chain(draws[:, :, 0], self.model.moves, first=0)
-        thresholds = inventory.demand_chances().cumsum(axis=0)[:-1]
-        self._demands[rows] = sum((draws[:, :, 1:] >= threshold).astype(np.int64) for threshold in thresholds)
+        self._demands[rows] = sum((draws[:, :, 1:] >= threshold).astype(np.int64) for threshold in self._thresholds)
         self._stocks[rows] = START
 
     @property
