@@ -82,8 +82,8 @@ def check_entries(problem: Problem) -> None:
     """Raise `SolveError`, with the first place, where an entry of Q is not finite or one of G is NaN."""
     if len(problem.leader_constraints) == len(problem.follower_constraints) == 1:  # the usual case, without any names
         g_leader, g_follower = problem.leader_constraints[0][0], problem.follower_constraints[0][0]
-        of_rewards, of_costs = _dot_products([(problem.q_leader, problem.q_follower), (g_leader, g_follower)])
-        if math.isfinite(of_rewards) and not math.isnan(of_costs):
+        of_costs = _dot_product(g_leader, g_follower)
+        if of_costs == of_costs and math.isfinite(_dot_product(problem.q_leader, problem.q_follower)):
             return
     rewards = ("Q1", problem.q_leader), ("Q2", problem.q_follower)
     _check_entries(rewards, [*_named("G1", problem.leader_constraints), *_named("G2", problem.follower_constraints)])
@@ -152,7 +152,10 @@ def are_plain(q_leader: Any, q_follower: Any, g_leader: Any, g_follower: Any) ->
 
 def _are_together(first: Any, *others: Any) -> bool:
     """Return whether tensors are on one device and none of them is part of a graph."""
-    return not first.requires_grad and all(not table.requires_grad and table.device == first.device for table in others)
+    for table in others:
+        if table.requires_grad or table.device != first.device:
+            return False
+    return not first.requires_grad
 
 
 def check_scale(scale: Any, like: Any) -> tuple[float, float]:
@@ -247,8 +250,8 @@ def _check_entries(rewards: Sequence[Named], costs: Sequence[Named]) -> None:
     A dot product is NaN if an entry is, and not finite if an entry is not; that of legal entries may overflow, too.
     """
     pairs = [*_in_pairs(rewards), *_in_pairs(costs)]
-    dots = _dot_products([(a[1], b[1]) for a, b in pairs])
-    for (name, table), total in ((named, total) for pair, total in zip(pairs, dots, strict=True) for named in pair):
+    totals = [_dot_product(a[1], b[1]) for a, b in pairs]
+    for (name, table), total in ((named, total) for pair, total in zip(pairs, totals, strict=True) for named in pair):
         if name[0] == "Q" and not math.isfinite(total):
             _reject(name, "NaN or infinite", _where(table, np.isfinite, negate=True))
         elif math.isnan(total):
@@ -260,15 +263,9 @@ def _in_pairs(named: Sequence[Named]) -> list[tuple[Named, Named]]:
     return list(zip_longest(named[::2], named[1::2], fillvalue=named[-1])) if named else []
 
 
-def _dot_products(pairs: list[tuple[Any, Any]]) -> list[float]:
-    """Return the dot product of the entries of each pair: no temporary tables, one transfer from another device."""
-    if not is_tensor(pairs[0][0]):
-        return [float(np.vdot(a, b)) for a, b in pairs]
-    dots = [a.reshape(-1).dot(b.reshape(-1)) for a, b in pairs]
-    if dots[0].is_cpu:
-        return [dot.item() for dot in dots]
-    numbers: list[float] = sys.modules["torch"].stack(dots).tolist()
-    return numbers
+def _dot_product(a: Any, b: Any) -> float:
+    """Return the dot product of the entries of two tables, which takes no temporary table."""
+    return float(np.vdot(a, b)) if type(a) is np.ndarray else a.reshape(-1).dot(b.reshape(-1)).item()
 
 
 def _where(table: Any, test: Any, *, negate: bool = False) -> np.ndarray:

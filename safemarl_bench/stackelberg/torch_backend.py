@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -22,15 +23,38 @@ from safemarl_bench.stackelberg.selection import ARRAYS, Constraint, Problem, Se
 POOLED_COLUMNS = 32
 """Rows of up to so many entries have their maximum taken by pooling, which is faster on them on the CPU."""
 
+_mark: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] = torch.ops.aten.threshold_backward.default
+"""``_mark(value, table, number)``: `value` where an entry is larger than the number or NaN, 0 elsewhere."""
+
 KNOWN = ("feasible", "n_safe")
 """What the first pass finds out about all states."""
 
 
+class Constants(NamedTuple):
+    """What batches of one shape, dtype and device have in common.
+
+    Attributes:
+        inf, minus_inf, one: the numbers, (). ones: (m2,). row_starts: (S,), where each state's rows begin.
+    """
+
+    inf: torch.Tensor
+    minus_inf: torch.Tensor
+    one: torch.Tensor
+    ones: torch.Tensor
+    row_starts: torch.Tensor
+
+
+@functools.lru_cache
+def _constants(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Constants:
+    states, m1, m2 = shape
+    inf, minus_inf, one = torch.tensor([math.inf, -math.inf, 1.0], dtype=dtype, device=device)
+    return Constants(inf, minus_inf, one, one.repeat(m2), torch.arange(0, states * m1, m1, device=device))
+
+
 def solve_states(problem: Problem) -> Selection:
     """Solve every state of the batch; see `safemarl_bench.stackelberg.solve`."""
-    states = problem.q_leader.shape[:-2]
-    if len(states) != 1 or not _are_contiguous(*problem[:4]):
-        return solve_states(map_arrays(problem, _stack)).reshape(tuple(states))
+    if problem.q_leader.ndim != 3:
+        return solve_states(map_arrays(problem, _stack)).reshape(tuple(problem.q_leader.shape[:-2]))
     selection = _solve_feasible(problem)
     if selection.feasible.all():
         return selection
@@ -44,67 +68,59 @@ def solve_states(problem: Problem) -> Selection:
 
 def _solve_feasible(problem: Problem) -> Selection:
     """Solve the states that have a solution; of the others, what is `KNOWN` alone is right."""
-    m1, m2 = problem.q_leader.shape[1:]
-    joint, sign = problem.semantics == "mip13", 1 if problem.tie == "optimistic" else -1
-    unsafe = _broken(problem.leader_constraints + problem.follower_constraints)
-    n_safe = _count_zeros(unsafe).view(-1, m1)
-    barred = unsafe if joint else _broken(problem.follower_constraints)
-    replies = problem.q_follower.view(-1, m2) - torch.threshold_(barred, -0.5, math.inf)
-    row_reply = row_max(replies).clamp_min_(torch.finfo(replies.dtype).min)  # so that without a reply all stay out
-    out = _bar(replies, row_reply)
-    if not joint:
-        leaders = slack(problem.leader_constraints, problem.scale[0]).view(-1, m2)
-        out, edge = _narrow(out, leaders, sign)
-    wishes = out.add_(problem.q_leader.view(-1, m2), alpha=sign)
-    rows = row_max(wishes).view(-1, m1)
-    if sign < 0:
+    q_leader, q_follower, leader_constraints, follower_constraints, semantics, tie, *_ = problem
+    _, m1, m2 = q_leader.shape
+    joint, optimistic = semantics == "mip13", tie == "optimistic"
+    constants = _constants(q_leader.shape, q_leader.dtype, q_leader.device)
+    inf = constants.inf
+    broken_leader, broken_follower = _broken(leader_constraints, inf), _broken(follower_constraints, inf)
+    replies = q_follower - broken_follower
+    safe = replies.sub_(broken_leader) if joint else replies - broken_leader
+    row_reply = row_max(replies, -1, m1, 1)
+    out = _mark(inf, row_reply - replies, 0.0)  # NaN where a row has no reply, and so out
+    if optimistic and not joint:
+        out += broken_leader
+    wishes = (q_leader if optimistic else -q_leader) - out
+    rows = row_max(wishes, -1, m1)
+    if not optimistic:
         rows.neg_().nan_to_num_(0.0, -math.inf, -math.inf)
-    if not joint:
-        rows += _bar(edge.view(-1, m1).abs_().neg_(), _scalar(0.0, edge.dtype))
-    return _select(problem, rows, wishes, replies, row_reply, n_safe=n_safe)
+        if not joint:
+            tempted = (broken_leader - out).nan_to_num_(0.0, math.inf, -math.inf)
+            rows -= row_max(tempted, -1, m1).clamp_min_(0.0)
+    n_safe = _mark(constants.one, safe, -math.inf).reshape(-1, m2).mv(constants.ones).long().view(-1, m1)
+    return _select(problem, constants, rows, wishes, replies, row_reply, n_safe=n_safe)
 
 
 def _solve_stuck(problem: Problem) -> Selection:
     """Solve states of which none has a solution: the least violation decides first, then what `fallback` asks for."""
-    m1, m2 = problem.q_leader.shape[1:]
-    leaders, followers = _slacks(problem)
-    joint, sign = problem.semantics == "mip13", 1 if problem.tie == "optimistic" else -1
+    q_leader, q_follower, leader_constraints, follower_constraints, semantics, tie, fallback, weights = problem
+    m1, constants = q_leader.shape[1], _constants(q_leader.shape, q_leader.dtype, q_leader.device)
+    joint, optimistic, inf = semantics == "mip13", tie == "optimistic", constants.inf
+    leaders, followers = slack(leader_constraints, weights[0]), slack(follower_constraints, weights[1])
     both = leaders + followers
     heeded = both if joint else followers
 
-    row_slack = row_max(heeded)
-    replies = _bar(heeded, row_slack).add_(problem.q_follower.view(-1, m2))
-    row_reply = row_max(replies)
-    out = _bar(replies, row_reply)
-    if not joint:
-        out, edge = _narrow(out, leaders, sign)
-        row_slack = torch.add(row_slack, edge, alpha=sign)
-    wishes = out.add_(problem.q_leader.view(-1, m2), alpha=sign)
-    values, slacks = row_max(wishes).view(-1, m1), row_slack.view(-1, m1)
-    most = row_max(slacks)
-    rows = _bar(slacks, most).add_(values, alpha=sign)
-    selection = _select(problem, rows, wishes, replies, row_reply, violation=most.view(-1).abs())
-    if problem.fallback in ("least_violation", "raise"):
-        return selection
-    return _fall_back(selection, problem, both.view(problem.q_leader.shape))
-
-
-def _slacks(problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the leader's and the follower's slack, new tables whose rows are in one line, (S * m1, m2)."""
-    weights, columns = problem.scale, problem.q_leader.shape[-1]
-    leaders, followers = slack(problem.leader_constraints, weights[0]), slack(problem.follower_constraints, weights[1])
-    return leaders.view(-1, columns), followers.view(-1, columns)
-
-
-def _narrow(out: torch.Tensor, leaders: torch.Tensor, sign: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keep, of a row's replies, those with the leader's largest (sign -1: least) slack; return it too, times sign."""
-    own = torch.add(out, leaders, alpha=sign).nan_to_num_(-math.inf, math.inf, -math.inf)
-    edge = row_max(own)
-    return out.add_(_bar(own, edge)), edge
+    row_slack = row_max(heeded, -1, m1, 1)
+    replies = q_follower - _short(heeded, row_slack, inf)
+    row_reply = row_max(replies, -1, m1, 1)
+    out = _short(replies, row_reply, inf)
+    if not joint:  # of a row's replies stay those with the leader's largest slack, least if ties are pessimistic
+        own = ((leaders if optimistic else -leaders) - out).nan_to_num_(-math.inf, math.inf, -math.inf)
+        edge = row_max(own, -1, m1, 1)
+        out += _short(own, edge, inf)
+        row_slack += edge if optimistic else -edge
+    wishes = (q_leader if optimistic else -q_leader) - out
+    values = row_max(wishes, -1, m1)
+    slacks = row_slack.view(-1, m1)
+    most = row_max(slacks, -1, 1)
+    rows = (values if optimistic else -values) - _short(slacks, most, inf)
+    selection = _select(problem, constants, rows, wishes, replies, row_reply, violation=most.view(-1).abs())
+    return selection if fallback in ("least_violation", "raise") else _fall_back(selection, problem, both)
 
 
 def _select(
     problem: Problem,
+    constants: Constants,
     rows: torch.Tensor,
     wishes: torch.Tensor,
     replies: torch.Tensor,
@@ -116,44 +132,37 @@ def _select(
     """Return the best row and reply with the gaps; a state is feasible if any row is worth more than -inf.
 
     Args:
-        rows: (S, m1), what each row is worth. wishes: (S * m1, m2), what the leader thinks of the follower's best
-            replies. replies: the same, what the follower thinks of those that it may give. row_reply: (S * m1, 1).
+        rows: (S, m1), what each row is worth. wishes: (S, m1, m2), what the leader thinks of the follower's best
+            replies. replies: the same, what the follower thinks of those that it may give. row_reply: (S, m1, 1).
         violation, n_safe: as in `Selection`; by default no violation and, where that is known, no count.
     """
-    m1 = rows.shape[1]
+    m2 = wishes.shape[2]
     value_leader, leader = rows.max(-1)
-    at = leader + _row_starts(len(leader), m1, leader.device)
-    follower = wishes.index_select(0, at).argmax(-1)
+    at = leader + constants.row_starts
+    follower = wishes.reshape(-1, m2).index_select(0, at).argmax(-1)
     value_follower = row_reply.view(-1).index_select(0, at)
     # The gaps: the best of what is left once the choice itself is struck out.
-    others = replies.index_select(0, at).scatter_(-1, follower.unsqueeze(-1), -math.inf)
+    others = replies.reshape(-1, m2).index_select(0, at).scatter_(-1, follower.unsqueeze(-1), -math.inf)
     other_rows = rows.scatter_(-1, leader.unsqueeze(-1), -math.inf)
     return Selection(
         leader=leader,
         follower=follower,
-        feasible=value_leader != _scalar(-math.inf, rows.dtype),
+        feasible=value_leader != constants.minus_inf,
         value_leader=value_leader,
         value_follower=value_follower,
         violation=torch.zeros_like(value_leader) if violation is None else violation,
         n_safe=n_safe,
-        br_gap=value_follower - row_max(others).view(-1),
-        runner_up=value_leader - row_max(other_rows).view(-1),
+        br_gap=value_follower - others.amax(-1),
+        runner_up=value_leader - other_rows.amax(-1),
         backend="torch",
         **problem.options,
     )
 
 
-def _are_contiguous(q_leader: Any, q_follower: Any, leaders: Any, followers: Any) -> bool:
-    """Return whether the entries of every table are in order; several constraints are slices of one table."""
-    g_leader, g_follower = leaders[0][0], followers[0][0]
-    contiguous: bool = q_leader.is_contiguous() and q_follower.is_contiguous()
-    return contiguous and g_leader.is_contiguous() and g_follower.is_contiguous()
-
-
 def _stack(value: Any) -> Any:
-    """Return (S, m1, m2), contiguous, for (..., m1, m2), a table or limits per state; leave a common limit alone."""
+    """Return (S, m1, m2), for (..., m1, m2), a table or limits per state; leave a common limit alone."""
     if isinstance(value, torch.Tensor) and value.ndim:
-        return value.reshape(-1, *value.shape[-2:]).contiguous()
+        return value.reshape(-1, *value.shape[-2:])
     return value
 
 
@@ -175,49 +184,31 @@ def slack(constraints: tuple[Constraint, ...], weight: float) -> torch.Tensor:
 def _margin(constraint: Constraint) -> torch.Tensor:
     """Return ``d - G``, 0 also where both are infinite."""
     table, limit = constraint
-    if isinstance(limit, float) and math.isfinite(limit):
-        return torch.sub(_scalar(limit, table.dtype), table)
     margins: torch.Tensor = limit - table
     return margins.nan_to_num_(0.0, math.inf, -math.inf)
 
 
-def _broken(constraints: tuple[Constraint, ...]) -> torch.Tensor:
-    """Return -1 where a constraint is broken, 0 where all hold, a new table (S * m1, m2)."""
-    least = _margin(constraints[0])
-    for constraint in constraints[1:]:
-        least = torch.minimum(least, _margin(constraint))
-    return least.clamp_max_(0.0).sign_().view(-1, least.shape[-1])
+def _broken(constraints: tuple[Constraint, ...], inf: torch.Tensor) -> torch.Tensor:
+    """Return inf where a constraint is broken, 0 where all hold, a new table (S, m1, m2)."""
+    total = None
+    for table, limit in constraints:
+        number = type(limit) is float
+        over = _mark(inf, table, limit) if number else _mark(inf, _margin((table, limit)).neg_(), 0.0)
+        total = over if total is None else total.add_(over)
+    return cast(torch.Tensor, total)
 
 
-def row_max(table: torch.Tensor) -> torch.Tensor:
-    """Return the largest entry of each row: (n, m) gives (n, 1)."""
-    columns = table.shape[1]
+def _short(table: torch.Tensor, largest: torch.Tensor, inf: torch.Tensor) -> torch.Tensor:
+    """Return 0 where an entry is the largest of its row, both perhaps -inf, and inf elsewhere."""
+    return _mark(inf, (largest - table).nan_to_num_(0.0, math.inf, -math.inf), 0.0)
+
+
+def row_max(table: torch.Tensor, *shape: int) -> torch.Tensor:
+    """Return the largest entry of each row of a table (..., m), in the shape given."""
+    columns = table.shape[-1]
     if columns > POOLED_COLUMNS or table.numel() == 0:
-        return table.amax(-1, keepdim=True)
-    return torch.max_pool1d(table.view(1, 1, -1), columns, columns).view(-1, 1)
-
-
-def _count_zeros(table: torch.Tensor) -> torch.Tensor:
-    """Return how many entries, 0 or -1, of each row are 0, (n, m) gives (n,) int64: a product beats short sums."""
-    columns = table.shape[1]
-    return table.mv(table.new_ones(columns)).add_(columns).long()
-
-
-@functools.lru_cache
-def _scalar(value: float, dtype: torch.dtype) -> torch.Tensor:
-    """Return a number as a tensor, which every call would make again of a Python number; it fits all devices."""
-    return torch.tensor(value, dtype=dtype)
-
-
-@functools.lru_cache
-def _row_starts(rows: int, columns: int, device: torch.device) -> torch.Tensor:
-    """Return where each row begins in a flat table."""
-    return torch.arange(0, rows * columns, columns, device=device)
-
-
-def _bar(table: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
-    """Return -0.0, which adds nothing to any number, where an entry is the largest of its row, -inf elsewhere."""
-    return (table - largest).mul_(_scalar(math.inf, table.dtype)).nan_to_num_(-0.0, math.inf, -math.inf)
+        return table.amax(-1).view(shape)
+    return torch.max_pool1d(table.reshape(1, -1), columns, columns).view(shape)
 
 
 def _fall_back(selection: Selection, problem: Problem, slacks: torch.Tensor) -> Selection:

@@ -4,10 +4,11 @@
     python -m safemarl_bench.suites.perf.report stackelberg.json results/perf
 
 The file is collected only when it is named. A cell is a table size and a batch. In every round of it each contender
-solves the same tables, in turn, so that a busy machine slows them all; ratios are medians over the rounds' ratios.
-Each round takes another data set: a loop over few tables trains the branch predictor. Every state is feasible, so that
-every MIP is solved; a MIP's time includes its certificate. MIPs solve one state: in cells of one state all of them, in
-the others cvxpy and HiGHS, whose ratios are wanted there.
+solves the same tables, so that a busy machine slows them all, in an order drawn anew, since whoever is first finds them
+in a farther cache; ratios are medians over the rounds' ratios. Each round takes another data set: a loop over few
+tables trains the branch predictor. Every state is feasible, so that every MIP is solved; a MIP's time includes its
+certificate. MIPs solve one state: in cells of one state all of them, in the others cvxpy and HiGHS, whose ratios are
+wanted there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -37,6 +39,8 @@ CONTROLS, CONTROL_SIZES = ("cvxpy", "highs"), (2, 5, 9, 25)
 """MIPs that are also timed in cells of many states."""
 WARM = (*BATCHED, "floor")
 """Who first solves another data set, untimed: their code must not pay for finding the caches full of a MIP's."""
+WARM_SECONDS = 0.004
+"""For how long, but at least once: after one call of 0.7 ms torch still takes a fifth longer than after six."""
 PAIRS = (("cvxpy", "torch"), ("highs", "torch"), ("numba", "floor"), ("torch", "numba"))
 """Whose times are divided, slow one first."""
 DATA_SETS, MAX_BYTES = 16, 2**30
@@ -121,21 +125,30 @@ def contenders(sets: list[np.ndarray], size: int, batch: int) -> list[Contender]
     return found
 
 
+def warm_up(contender: Contender, number: int) -> None:
+    end = time.perf_counter() + WARM_SECONDS
+    contender.call(number)
+    while time.perf_counter() < end:
+        contender.call(number)
+
+
 @pytest.mark.benchmark(group="stackelberg")
 @pytest.mark.parametrize(("size", "batch"), CELLS, ids=[f"{size}x{size}-{batch}" for size, batch in CELLS])
 def test_time_per_state(benchmark: Any, size: int, batch: int) -> None:
     sets = data_sets(size, batch)
     timed, numbers = contenders(sets, size, batch), itertools.cycle(range(len(sets)))
     seconds: list[list[float]] = []
+    rng = random.Random(0)
 
     def take_a_round() -> None:
-        number, row = next(numbers), []
-        for contender in timed:
+        number, row = next(numbers), [0.0] * len(timed)
+        for k in rng.sample(range(len(timed)), len(timed)):
+            contender = timed[k]
             if contender.name in WARM:
-                contender.call(number - 1)
+                warm_up(contender, number - 1)
             begin = time.perf_counter()
             contender.call(number)
-            row.append(time.perf_counter() - begin)
+            row[k] = time.perf_counter() - begin
         seconds.append(row)
 
     take_a_round()
