@@ -4,8 +4,9 @@ A chain of filters along the follower's axis, then along the leader's: what ties
 first key is whether constraints hold. Where no pair keeps them, which the host asks once, the states are solved again
 with the violation as that key.
 
-What is out is -inf, and it gets there by arithmetic: `torch.where` and `masked_fill` branch on every entry, which takes
-ten times as long on the CPU where the mask is random. Violations come as slacks, their negatives, so that every filter
+What is out is -inf: a table of marks, inf there and 0 elsewhere, is subtracted. `torch.where` and `masked_fill` branch
+on every entry, which takes ten times as long on the CPU where the mask is random. At the size of a learner's batch most
+of the time is that of calling torch, so calls are few. Violations come as slacks, their negatives, so that every filter
 keeps the largest. Q is finite; slacks may be -inf, and the difference of two such, NaN, means that they are equal.
 """
 
@@ -24,7 +25,7 @@ POOLED_COLUMNS = 32
 """Rows of up to so many entries have their maximum taken by pooling, which is faster on them on the CPU."""
 
 _mark: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] = torch.ops.aten.threshold_backward.default
-"""``_mark(value, table, number)``: `value` where an entry is larger than the number or NaN, 0 elsewhere."""
+"""``_mark(value, table, number)``: the value, a tensor (), where an entry is larger than the number or NaN; else 0."""
 
 KNOWN = ("feasible", "n_safe")
 """What the first pass finds out about all states."""
@@ -76,17 +77,17 @@ def _solve_feasible(problem: Problem) -> Selection:
     broken_leader, broken_follower = _broken(leader_constraints, inf), _broken(follower_constraints, inf)
     replies = q_follower - broken_follower
     safe = replies.sub_(broken_leader) if joint else replies - broken_leader
-    row_reply = row_max(replies, -1, m1, 1)
+    row_reply = _row_max(replies, -1, m1, 1)
     out = _mark(inf, row_reply - replies, 0.0)  # NaN where a row has no reply, and so out
     if optimistic and not joint:
         out += broken_leader
     wishes = (q_leader if optimistic else -q_leader) - out
-    rows = row_max(wishes, -1, m1)
+    rows = _row_max(wishes, -1, m1)
     if not optimistic:
         rows.neg_().nan_to_num_(0.0, -math.inf, -math.inf)
         if not joint:
             tempted = (broken_leader - out).nan_to_num_(0.0, math.inf, -math.inf)
-            rows -= row_max(tempted, -1, m1).clamp_min_(0.0)
+            rows -= _row_max(tempted, -1, m1).clamp_min_(0.0)
     n_safe = _mark(constants.one, safe, -math.inf).reshape(-1, m2).mv(constants.ones).long().view(-1, m1)
     return _select(problem, constants, rows, wishes, replies, row_reply, n_safe=n_safe)
 
@@ -100,19 +101,19 @@ def _solve_stuck(problem: Problem) -> Selection:
     both = leaders + followers
     heeded = both if joint else followers
 
-    row_slack = row_max(heeded, -1, m1, 1)
+    row_slack = _row_max(heeded, -1, m1, 1)
     replies = q_follower - _short(heeded, row_slack, inf)
-    row_reply = row_max(replies, -1, m1, 1)
+    row_reply = _row_max(replies, -1, m1, 1)
     out = _short(replies, row_reply, inf)
     if not joint:  # of a row's replies stay those with the leader's largest slack, least if ties are pessimistic
         own = ((leaders if optimistic else -leaders) - out).nan_to_num_(-math.inf, math.inf, -math.inf)
-        edge = row_max(own, -1, m1, 1)
+        edge = _row_max(own, -1, m1, 1)
         out += _short(own, edge, inf)
         row_slack += edge if optimistic else -edge
     wishes = (q_leader if optimistic else -q_leader) - out
-    values = row_max(wishes, -1, m1)
+    values = _row_max(wishes, -1, m1)
     slacks = row_slack.view(-1, m1)
-    most = row_max(slacks, -1, 1)
+    most = _row_max(slacks, -1, 1)
     rows = (values if optimistic else -values) - _short(slacks, most, inf)
     selection = _select(problem, constants, rows, wishes, replies, row_reply, violation=most.view(-1).abs())
     return selection if fallback in ("least_violation", "raise") else _fall_back(selection, problem, both)
@@ -203,7 +204,7 @@ def _short(table: torch.Tensor, largest: torch.Tensor, inf: torch.Tensor) -> tor
     return _mark(inf, (largest - table).nan_to_num_(0.0, math.inf, -math.inf), 0.0)
 
 
-def row_max(table: torch.Tensor, *shape: int) -> torch.Tensor:
+def _row_max(table: torch.Tensor, *shape: int) -> torch.Tensor:
     """Return the largest entry of each row of a table (..., m), in the shape given."""
     columns = table.shape[-1]
     if columns > POOLED_COLUMNS or table.numel() == 0:

@@ -72,10 +72,10 @@ def stackelberg_page(benchmarks: Benchmarks, machine: str) -> list[str]:
         "# The equilibrium core: time per state",
         "",
         f"One thread, float32, standard normal tables with a safe pair; {machine}. In every round all backends solve "
-        "the same tables in turn; times are medians over rounds, ratios medians of the rounds' ratios. Each round "
-        "takes the next data set. A MIP solves one state, and its time includes its certificate. `floor` is one "
-        "vectorised pass that only adds up the four tables. Made by `suites/perf/bench_stackelberg.py` and "
-        "`suites/perf/report.py`; which backend to use when: "
+        "the same tables, in an order drawn anew; times are medians over rounds, ratios medians of the rounds' ratios. "
+        "Each round takes the next data set, so that tables come from a far cache or from memory. A MIP solves one "
+        "state, and its time includes its certificate. `floor` is one vectorised pass that only adds up the four "
+        "tables. Made by `suites/perf/bench_stackelberg.py` and `suites/perf/report.py`; which backend to use when: "
         "[the core's own page](../../safemarl_bench/stackelberg/README.md).",
         "",
         "![time per state](stackelberg.png)",
