@@ -83,7 +83,7 @@ def check_entries(problem: Problem) -> None:
     if len(problem.leader_constraints) == len(problem.follower_constraints) == 1:  # the usual case, without any names
         g_leader, g_follower = problem.leader_constraints[0][0], problem.follower_constraints[0][0]
         of_costs = _dot_product(g_leader, g_follower)
-        if of_costs == of_costs and math.isfinite(_dot_product(problem.q_leader, problem.q_follower)):
+        if not math.isnan(of_costs) and math.isfinite(_dot_product(problem.q_leader, problem.q_follower)):
             return
     rewards = ("Q1", problem.q_leader), ("Q2", problem.q_follower)
     _check_entries(rewards, [*_named("G1", problem.leader_constraints), *_named("G2", problem.follower_constraints)])
@@ -265,7 +265,7 @@ def _in_pairs(named: Sequence[Named]) -> list[tuple[Named, Named]]:
 
 def _dot_product(a: Any, b: Any) -> float:
     """Return the dot product of the entries of two tables, which takes no temporary table."""
-    return float(np.vdot(a, b)) if type(a) is np.ndarray else a.reshape(-1).dot(b.reshape(-1)).item()
+    return float(np.vdot(a, b)) if isinstance(a, np.ndarray) else a.reshape(-1).dot(b.reshape(-1)).item()
 
 
 def _where(table: Any, test: Any, *, negate: bool = False) -> np.ndarray:

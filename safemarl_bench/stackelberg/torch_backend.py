@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 
@@ -186,17 +186,18 @@ def _margin(constraint: Constraint) -> torch.Tensor:
     """Return ``d - G``, 0 also where both are infinite."""
     table, limit = constraint
     margins: torch.Tensor = limit - table
+    if isinstance(limit, float) and math.isfinite(limit):
+        return margins
     return margins.nan_to_num_(0.0, math.inf, -math.inf)
 
 
 def _broken(constraints: tuple[Constraint, ...], inf: torch.Tensor) -> torch.Tensor:
     """Return inf where a constraint is broken, 0 where all hold, a new table (S, m1, m2)."""
-    total = None
-    for table, limit in constraints:
-        number = type(limit) is float
-        over = _mark(inf, table, limit) if number else _mark(inf, _margin((table, limit)).neg_(), 0.0)
-        total = over if total is None else total.add_(over)
-    return cast(torch.Tensor, total)
+    marks = [
+        _mark(inf, table, limit) if type(limit) is float else _mark(inf, _margin((table, limit)).neg_(), 0.0)
+        for table, limit in constraints
+    ]
+    return functools.reduce(torch.Tensor.add_, marks)
 
 
 def _short(table: torch.Tensor, largest: torch.Tensor, inf: torch.Tensor) -> torch.Tensor:

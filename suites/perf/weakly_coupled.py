@@ -14,8 +14,8 @@ def weakly_coupled_page(benchmarks: Benchmarks, machine: str) -> list[str]:
     return [
         "# EV charging: environment, updates, training",
         "",
-        f"One core, processor time, the fastest of nine rounds; {machine}. Made by "
-        "`suites/perf/bench_weakly_coupled.py` and `suites/perf/report.py`.",
+        f"One core, processor time of the fastest round; {machine}. Made by `suites/perf/bench_weakly_coupled.py` and "
+        "`suites/perf/report.py`.",
         "",
         "## The batched environment",
         "",
