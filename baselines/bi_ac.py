@@ -39,6 +39,7 @@ import torch
 from safemarl_bench.contract import Agent, AgentContext, Observation
 from safemarl_bench.errors import ContractError
 from safemarl_bench.learning import (
+    Activations,
     Adam,
     Batch,
     Decision,
@@ -136,13 +137,13 @@ class BiAC(JointQAgent):
         own = self.own_encoding.encode(observation.by_agent[self.agents[1]])
         return np.concatenate((super().features(observation), own), axis=1)
 
-    def actor_activations(self, features: torch.Tensor) -> list[torch.Tensor]:
+    def actor_activations(self, features: torch.Tensor) -> Activations:
         """Return the activations of the actor at all leader actions, the logits (1, B * m1, m2) last."""
         return self.actor.forward(with_leader_actions(features[:, self.num_states :], self.joint.shape[0]))
 
     def greedy(self, decision: Decision) -> torch.Tensor:
         """Return the leader's best pairs among the follower's answers."""
-        logits = self.actor_activations(decision.features)[-1].view(-1, *self.joint.shape)
+        logits = self.actor_activations(decision.features).outputs.view(-1, *self.joint.shape)
         row = self.joint.neutral[0]
         logits = torch.where(decision.alive[0, :, None, None], logits, logits[:, row : row + 1])
         return bilevel_pairs(decision.tables[0], logits)
@@ -157,13 +158,13 @@ class BiAC(JointQAgent):
         tables = outputs.view(*outputs.shape[:2], *self.joint.shape)
         q_follower = respect_done(tables, batch.alive, self.owner, self.joint.neutral)[1]
         activations = self.actor_activations(batch.features)
-        logits = activations[-1].view_as(q_follower)
+        logits = activations.outputs.view_as(q_follower)
         gradient = actor_gradient(logits, q_follower, self.config.entropy_bonus)
-        self.actor_optimiser.step(self.actor.backward(activations, gradient.view_as(activations[-1])))
+        self.actor_optimiser.step(self.actor.backward(activations, gradient.view_as(activations.outputs)))
 
     def metrics(self, update: Update) -> dict[str, float]:
         """Add the mean entropy of the follower's answers, in nats, over the batch and all leader actions."""
-        logs = self.actor_activations(update.batch.features)[-1].log_softmax(dim=2)
+        logs = self.actor_activations(update.batch.features).outputs.log_softmax(dim=2)
         return super().metrics(update) | {"entropy_follower": float(-(logs.exp() * logs).sum(dim=2).mean())}
 
     def check_finite(self, losses: torch.Tensor | None = None) -> None:

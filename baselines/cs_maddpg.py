@@ -42,6 +42,7 @@ import torch
 from safemarl_bench.contract import AgentContext, Arrays, Observation
 from safemarl_bench.errors import ContractError
 from safemarl_bench.learning import (
+    Activations,
     Batch,
     Encoding,
     Ensemble,
@@ -109,7 +110,7 @@ def answer(
     alive: torch.Tensor,
     neutral: torch.Tensor,
     noise: torch.Tensor | None = None,
-) -> tuple[list[torch.Tensor], torch.Tensor]:
+) -> tuple[Activations, torch.Tensor]:
     """Return what an actor does: ``tanh(u(inputs))`` plus noise, clipped, and the neutral action where it is done.
 
     Args:
@@ -119,7 +120,7 @@ def answer(
         activations of the network, u (1, B, k) last; actions (B, k) in [-1, 1].
     """
     activations = actor.forward(inputs)
-    action = activations[-1][0].tanh()
+    action = activations.outputs[0].tanh()
     if noise is not None:
         action = (action + noise).clamp_(-1.0, 1.0)
     return activations, torch.where(alive[:, None], action, neutral)
@@ -140,7 +141,7 @@ def lagrangian_weights(lam: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
 
 
 def leader_gradient(
-    by_a1: torch.Tensor, by_a2: torch.Tensor, a2: torch.Tensor, follower: Ensemble, activations: list[torch.Tensor]
+    by_a1: torch.Tensor, by_a2: torch.Tensor, a2: torch.Tensor, follower: Ensemble, activations: Activations
 ) -> torch.Tensor:
     """Return dL1/da1 of equation (19): along a1 itself, and through the follower's answer a2 = mu2(o2, a1) to it.
 
@@ -285,7 +286,7 @@ class CSMADDPG(OffPolicyAgent):
         _, a2 = answer(actors[1], torch.cat((o2, a1), dim=1), alive[1], self.neutral[1], second)
         return torch.cat((a1, a2), dim=1)
 
-    def evaluate(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def evaluate(self, batch: Batch) -> tuple[Activations, torch.Tensor]:
         """Return (activations of the online critics at (s, a1, a2), errors (C, B)) of a batch.
 
         A done agent's next action is neutral. A truncated one acts: for its values the task goes on.
@@ -295,7 +296,9 @@ class CSMADDPG(OffPolicyAgent):
         next_inputs = torch.cat((batch.next_features, next_actions), dim=1)
         bootstrap = self.critics.target.outputs(next_inputs)[..., 0]
         activations = self.critics.online.forward(torch.cat((batch.features, batch.actions), dim=1))
-        return activations, td_errors(activations[-1][..., 0], self.targets(batch, bootstrap), batch.alive[self.owner])
+        return activations, td_errors(
+            activations.outputs[..., 0], self.targets(batch, bootstrap), batch.alive[self.owner]
+        )
 
     def after_update(self, slots: np.ndarray, batch: Batch, outputs: torch.Tensor, errors: torch.Tensor) -> None:
         """Improve both actors on the updated critics, then move the multipliers."""
@@ -336,15 +339,15 @@ class CSMADDPG(OffPolicyAgent):
         return (
             self.leader.online.backward(first, leader),
             self.follower.online.backward(second, follower),
-            activations[-1][:, :count, 0],
+            activations.outputs[:, :count, 0],
         )
 
     def loss_gradient(
-        self, by_action: torch.Tensor, action: torch.Tensor, activations: list[torch.Tensor], alive: torch.Tensor
+        self, by_action: torch.Tensor, action: torch.Tensor, activations: Activations, alive: torch.Tensor
     ) -> torch.Tensor:
         """Return the derivative of ``mean(penalty u^2 - L)`` by u, (1, B, k), given dL/da (B, k) at a = tanh(u)."""
         penalty: float = 2.0 * self.config.saturation_penalty
-        return (penalty * activations[-1] - through_tanh(by_action, action)) * (alive[:, None] / len(action))
+        return (penalty * activations.outputs - through_tanh(by_action, action)) * (alive[:, None] / len(action))
 
     def weights_of_critics(self) -> torch.Tensor:
         """Return what each critic counts in its owner's objective, (C,)."""

@@ -41,7 +41,7 @@ class DQN(DeepQAgent):
         """Move the network towards the targets of a batch."""
         targets = td_targets(batch.rewards, self.later_values(batch), batch.continues, self.context.gamma)
         activations = self.network.online.forward(batch.features)
-        values = activations[-1][0].gather(1, batch.actions[:, None])[:, 0]
+        values = activations.outputs[0].gather(1, batch.actions[:, None])[:, 0]
         errors = values - self.corrected(targets, values, slots)
         gradient = action_gradient(errors, batch.actions, self.problem.n_actions)
         self.network.descend(self.network.online.backward(activations, gradient[None]))

@@ -144,7 +144,7 @@ class OTDQN(DeepQAgent):
         later = masked(self.network.target.outputs(batch.next_features)[0], self.feasible[batch.next_exogenous]).amax(1)
         targets = td_targets(batch.rewards, later, batch.continues, self.context.gamma).numpy()
         activations = self.network.online.forward(batch.features)
-        values = activations[-1][0].gather(1, batch.actions[:, None])[:, 0]
+        values = activations.outputs[0].gather(1, batch.actions[:, None])[:, 0]
         low, high = self.bounds(slots)
         mixed = tightened(targets, values.numpy(), low, high, self.config.margin, self.config.bound_share)
         errors = values - torch.from_numpy(mixed.astype(np.float32))

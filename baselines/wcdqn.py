@@ -154,7 +154,7 @@ class WCDQN(DeepQAgent):
         later = masked(self.network.target.outputs(batch.next_features)[0], self.feasible[batch.next_exogenous]).amax(1)
         targets = td_targets(batch.rewards, later, batch.continues, self.context.gamma)
         activations = self.network.online.forward(batch.features)
-        q = activations[-1][0]
+        q = activations.outputs[0]
         errors = q.gather(1, batch.actions[:, None])[:, 0] - targets
         gradient = action_gradient(errors, batch.actions, self.problem.n_actions)
         gradient += penalty_gradient(q, upper, feasible, self.config.kappa_u)
@@ -180,7 +180,7 @@ class WCDQN(DeepQAgent):
         uses = self.allocations[batch.actions]
         targets = subproblem_targets(batch.rewards, uses, lam, later, self.context.gamma * batch.continues)
         activations = self.subnetwork.online.forward(self.inputs(batch.features, lam))
-        values, chosen = activations[-1][0], uses[:, None].expand(shape).reshape(-1)
+        values, chosen = activations.outputs[0], uses[:, None].expand(shape).reshape(-1)
         errors = values.gather(1, chosen[:, None])[:, 0] - targets.reshape(-1)
         gradient = action_gradient(errors, chosen, self.problem.sub_actions)
         self.subnetwork.descend(self.subnetwork.online.backward(activations, gradient[None]))

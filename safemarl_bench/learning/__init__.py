@@ -13,7 +13,7 @@ from safemarl_bench.learning.critics import (
     td_targets,
 )
 from safemarl_bench.learning.encoding import Encoding
-from safemarl_bench.learning.ensemble import Adam, Ensemble, TrainedEnsemble, soft_update
+from safemarl_bench.learning.ensemble import Activations, Adam, Ensemble, TrainedEnsemble, soft_update
 from safemarl_bench.learning.joint import JointActions, discounted_limits, respect_done
 from safemarl_bench.learning.joint_q import Decision, JointQAgent
 from safemarl_bench.learning.layer_norm import LayerNormEnsemble, clip_norm
@@ -35,6 +35,7 @@ from safemarl_bench.rng import draw_cells
 
 __all__ = [
     "GRADIENT_LIMIT",
+    "Activations",
     "Adam",
     "Batch",
     "Categorical",

@@ -20,7 +20,7 @@ from safemarl_bench.errors import ContractError
 from safemarl_bench.learning.agent_checkpoint import copy_into, read_agent, write_agent
 from safemarl_bench.learning.critics import squared_losses, squared_losses_gradient, td_targets
 from safemarl_bench.learning.encoding import Encoding, check_octaves
-from safemarl_bench.learning.ensemble import TrainedEnsemble
+from safemarl_bench.learning.ensemble import Activations, TrainedEnsemble
 from safemarl_bench.learning.joint import leader_and_follower
 from safemarl_bench.learning.replay import ReplayBuffer
 from safemarl_bench.learning.schedules import linear
@@ -170,7 +170,7 @@ class OffPolicyAgent(Agent):
         """Return what is remembered of actions, agent -> (E, ...): the row ``actions`` of `Batch`, (E, ...)."""
 
     @abstractmethod
-    def evaluate(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def evaluate(self, batch: Batch) -> tuple[Activations, torch.Tensor]:
         """Return (activations of the online critics, at s in the first B rows; errors (C, B)) of a batch."""
 
     @abstractmethod
@@ -249,7 +249,7 @@ class OffPolicyAgent(Agent):
         activations, errors = self.evaluate(batch)
         gradient = self.output_gradient(batch, squared_losses_gradient(errors, weights))
         self.critics.descend(self.critics.online.backward(activations, gradient))
-        outputs = activations[-1][:, : len(slots)]
+        outputs = activations.outputs[:, : len(slots)]
         self.after_update(slots, batch, outputs, errors)
         return Update(batch, outputs, errors, weights)
 

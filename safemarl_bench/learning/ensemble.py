@@ -1,18 +1,28 @@
 """Several small networks as one: batched matrix products over one flat parameter vector.
 
-C perceptrons of equal shape are evaluated by one `torch.baddbmm` per layer, differentiated by hand
-(cheaper than autograd at this size, where calls cost more than arithmetic) and moved by one Adam
-step on the flat vector.
+C perceptrons of equal shape are evaluated and differentiated by hand, layer by layer, and moved by one Adam
+step on the flat vector: cheaper than autograd at this size, where calls cost more than arithmetic. Where
+numba is installed the layers are one compiled call (`safemarl_bench.learning.passes`), as far as it adds up in the
+order of torch's products, so that with it and without it the bits are the same.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from safemarl_bench.errors import ContractError
+from safemarl_bench.stackelberg.many.compiled import COMPILED
+
+if COMPILED:
+    from safemarl_bench.learning import passes
+
+LEAST, MOST = 12, 192
+"""Rows and columns of the products that torch adds up term by term: below it goes other ways, above it takes parts."""
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -31,6 +41,31 @@ def layer_views(flat: torch.Tensor, members: int, widths: tuple[int, ...]) -> La
 def parameter_count(members: int, widths: tuple[int, ...]) -> int:
     """Return P, the parameters of C perceptrons."""
     return sum(members * (fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
+
+
+def compiled_layers(widths: tuple[int, ...]) -> int:
+    """Return how many of the layers, from the first one on, have a size that is compiled."""
+    if not COMPILED or not 4 <= widths[0] <= MOST:
+        return 0
+    sizes = [LEAST <= width <= MOST for width in widths[1:]]
+    return len(sizes) if all(sizes) else len(sizes) - 1 if all(sizes[:-1]) else 0
+
+
+class Activations(NamedTuple):
+    """What a forward pass over B rows leaves for its derivatives.
+
+    Attributes:
+        layers: the inputs, then what every layer makes of them: tensors (C, B, n_l), l = 0..L.
+        flat: (C * B * sum of n_l,) those that a compiled pass wrote, from l = 1 on, which `layers` shows; may be empty.
+    """
+
+    layers: list[torch.Tensor]
+    flat: np.ndarray
+
+    @property
+    def outputs(self) -> torch.Tensor:
+        """Of the last layer, (C, B, n_L)."""
+        return self.layers[-1]
 
 
 class Ensemble:
@@ -55,32 +90,44 @@ class Ensemble:
         self.gradient = torch.zeros_like(self.parameters)
         self._layers = layer_views(self.parameters, members, widths)
         self._gradient_layers = layer_views(self.gradient, members, widths)
+        self._parameters, self._gradient, self._widths = (
+            self.parameters.numpy(),
+            self.gradient.numpy(),
+            np.array(widths),
+        )
+        self._compiled = compiled_layers(widths)
         for weight, bias in self._layers:
             bound = 1.0 / math.sqrt(weight.shape[1])
             weight.uniform_(-bound, bound, generator=generator)
             bias.uniform_(-bound, bound, generator=generator)
 
-    def forward(self, inputs: torch.Tensor) -> list[torch.Tensor]:
-        """Return the activations of every layer: the inputs first, the outputs last.
+    def forward(self, inputs: torch.Tensor) -> Activations:
+        """Evaluate all networks.
 
         Args:
             inputs: (B, n_0), the same for all members, or (C, B, n_0).
-
-        Returns:
-            tensors (C, B, n_l), l = 0..L.
         """
-        activations = [inputs.expand(self.members, *inputs.shape[-2:])]
-        for weight, bias in self._layers[:-1]:
-            activations.append(torch.baddbmm(bias, activations[-1], weight).relu_())
-        weight, bias = self._layers[-1]
-        activations.append(torch.baddbmm(bias, activations[-1], weight))
-        return activations
+        layers, rows = [inputs.expand(self.members, *inputs.shape[-2:])], inputs.shape[-2]
+        depth = self._compiled if LEAST <= rows <= MOST else 0
+        sizes = [self.members * rows * width for width in self.widths[1 : depth + 1]]
+        flat = torch.empty(sum(sizes))
+        if depth:
+            passes.forward(
+                self._parameters, self.members, self._widths[: depth + 1], _numbers(inputs), _distance(inputs), rows,
+                flat.numpy(), depth < len(self._layers),
+            )  # fmt: skip
+            layers += [part.view(self.members, rows, -1) for part in torch.split(flat, sizes)]
+        for layer in range(depth, len(self._layers)):
+            weight, bias = self._layers[layer]
+            sums = torch.baddbmm(bias, layers[-1], weight)
+            layers.append(sums.relu_() if layer + 1 < len(self._layers) else sums)
+        return Activations(layers, flat.numpy())
 
     def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return (C, B, n_L) for inputs (B, n_0) or (C, B, n_0)."""
-        return self.forward(inputs)[-1]
+        return self.forward(inputs).outputs
 
-    def backward(self, activations: list[torch.Tensor], output_gradient: torch.Tensor) -> torch.Tensor:
+    def backward(self, activations: Activations, output_gradient: torch.Tensor) -> torch.Tensor:
         """Backpropagate a gradient through the first rows of a forward pass.
 
         Args:
@@ -91,17 +138,24 @@ class Ensemble:
             (P,) the derivative by the parameters, in `gradient` (overwritten by the next call).
         """
         rows = output_gradient.shape[1]
+        depth = self._compiled if len(activations.flat) and rows >= LEAST else 0
         delta = output_gradient
-        for layer in reversed(range(len(self._layers))):
-            below = activations[layer][:, :rows]
+        for layer in reversed(range(depth, len(self._layers))):
+            below = activations.layers[layer][:, :rows]
             weight_gradient, bias_gradient = self._gradient_layers[layer]
             torch.bmm(below.mT, delta, out=weight_gradient)
             torch.sum(delta, 1, keepdim=True, out=bias_gradient)
             if layer:
                 delta = torch.bmm(delta, self._layers[layer][0].mT).mul_(below.sign())  # ReLU: 0 or 1
+        if depth:
+            inputs = activations.layers[0]
+            passes.backward(
+                self._parameters, self.members, self._widths[: depth + 1], _numbers(inputs), _distance(inputs),
+                inputs.shape[1], activations.flat, _numbers(delta), rows, self._gradient,
+            )  # fmt: skip
         return self.gradient
 
-    def input_gradient(self, activations: list[torch.Tensor], output_gradient: torch.Tensor) -> torch.Tensor:
+    def input_gradient(self, activations: Activations, output_gradient: torch.Tensor) -> torch.Tensor:
         """Return the derivative by the first rows of the inputs, (C, B, n_0): a vector-Jacobian product.
 
         Args:
@@ -111,13 +165,23 @@ class Ensemble:
         rows = output_gradient.shape[1]
         delta = torch.bmm(output_gradient, self._layers[-1][0].mT)
         for layer in reversed(range(len(self._layers) - 1)):
-            delta = torch.bmm(delta.mul_(activations[layer + 1][:, :rows].sign()), self._layers[layer][0].mT)
+            delta = torch.bmm(delta.mul_(activations.layers[layer + 1][:, :rows].sign()), self._layers[layer][0].mT)
         return delta
 
     def finite_members(self) -> torch.Tensor:
         """Return whether all parameters of each network are finite, (C,) bool."""
         finite = [view.isfinite().flatten(1).all(dim=1) for layer in self._layers for view in layer]
         return torch.stack(finite).all(dim=0)
+
+
+def _numbers(tensor: torch.Tensor) -> np.ndarray:
+    """Return the numbers of (B, n), or of (C, B, n) without repeating what members share, one after the other."""
+    return (tensor[0] if tensor.dim() == 3 and not tensor.stride(0) else tensor).contiguous().view(-1).numpy()
+
+
+def _distance(inputs: torch.Tensor) -> int:
+    """Return how far the next member's inputs are in `_numbers`: 0 where they share them."""
+    return 0 if inputs.dim() == 2 or not inputs.stride(0) else inputs.shape[1] * inputs.shape[2]
 
 
 class Adam:
@@ -145,11 +209,18 @@ class Adam:
         """Move the parameters against `gradient`, (P,)."""
         self.steps += 1
         beta_mean, beta_square = self.betas
+        correction = math.sqrt(1.0 - beta_square**self.steps)
+        rate = -self.rate / (1.0 - beta_mean**self.steps)
+        if COMPILED:
+            tensors = (self.parameters, gradient, self.mean, self.square)
+            parameters, slopes, mean, square = (tensor.numpy() for tensor in tensors)
+            passes.move_moments(slopes, mean, square, beta_mean, beta_square)
+            passes.move_parameters(parameters, mean, self.square.sqrt().numpy(), correction, self.eps, rate)
+            return
         self.mean.lerp_(gradient, 1.0 - beta_mean)
         self.square.mul_(beta_square).addcmul_(gradient, gradient, value=1.0 - beta_square)
-        correction = math.sqrt(1.0 - beta_square**self.steps)
         denominator = self.square.sqrt().div_(correction).add_(self.eps)
-        self.parameters.addcdiv_(self.mean, denominator, value=-self.rate / (1.0 - beta_mean**self.steps))
+        self.parameters.addcdiv_(self.mean, denominator, value=rate)
 
     def tensors(self, prefix: str) -> dict[str, torch.Tensor]:
         """Return the moments, named for a checkpoint."""

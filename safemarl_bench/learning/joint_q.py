@@ -14,6 +14,7 @@ from safemarl_bench.contract import AgentContext, Arrays, Observation
 from safemarl_bench.errors import ContractError, SolveError
 from safemarl_bench.learning.agent import Batch, OffPolicyAgent, Update
 from safemarl_bench.learning.critics import td_errors
+from safemarl_bench.learning.ensemble import Activations
 from safemarl_bench.learning.joint import JointActions, executed_cells, respect_done
 
 
@@ -84,7 +85,7 @@ class JointQAgent(OffPolicyAgent):
                 pairs = np.where(curious, self.explore(decision, rng), pairs)
         return self.joint.actions(pairs, alive)
 
-    def evaluate(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def evaluate(self, batch: Batch) -> tuple[Activations, torch.Tensor]:
         """Return (activations of the online critics at s, then s', errors (C, B)) of a batch.
 
         The next pair is chosen at s' from the online tables and valued by the target networks; a
@@ -94,13 +95,13 @@ class JointQAgent(OffPolicyAgent):
         states, next_states = batch.features[:, : self.num_states], batch.next_features[:, : self.num_states]
         activations = self.critics.online.forward(torch.cat((states, next_states)))
         if self.config.target_pair_at_s:
-            decision = self._decision(activations[-1][:, :count], batch.features, batch.continues)
+            decision = self._decision(activations.outputs[:, :count], batch.features, batch.continues)
         else:
-            decision = self._decision(activations[-1][:, count:], batch.next_features, batch.continues)
+            decision = self._decision(activations.outputs[:, count:], batch.next_features, batch.continues)
         with self._divergence_named():
             next_pairs = self._executed(self.greedy(decision), batch.continues)
         bootstrap = self._at(self.critics.target.outputs(next_states), next_pairs)
-        values = self._at(activations[-1][:, :count], batch.actions)
+        values = self._at(activations.outputs[:, :count], batch.actions)
         return activations, td_errors(values, self.targets(batch, bootstrap), batch.alive[self.owner])
 
     def metrics(self, update: Update) -> dict[str, float]:

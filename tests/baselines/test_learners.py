@@ -340,7 +340,7 @@ def test_the_actor_learns_the_best_answers_and_nothing_from_done_agents(alive, e
     if expected is None:
         assert torch.equal(agent.actor.parameters, before)
     else:
-        assert agent.actor_activations(nothing)[-1].view(2, 2).argmax(dim=1).tolist() == expected
+        assert agent.actor_activations(nothing).outputs.view(2, 2).argmax(dim=1).tolist() == expected
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(trained, tmp_path):

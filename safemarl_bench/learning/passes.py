@@ -1,0 +1,290 @@
+"""Forward and backward passes of several small perceptrons of equal shape, and Adam, compiled by numba.
+
+A layer of 64 numbers is a few microseconds of arithmetic: most of the time of an update written with calls to a tensor
+library is spent between them. Here a whole pass is one call. Its matrix products are the library's own kind: blocks of
+4 x 16 results stay in vector registers while their sums run. Sums run in order of the summed index and each product is
+fused into its addition, so that results do not depend on block sizes, on the rows beside one, or on the vector width.
+
+Everything is a flat float32 array and where in it something starts. Parameters are laid out as `Ensemble` describes;
+activations are those of layer 1, then 2, ..., each (C, B, n_l). Nothing here checks its arguments.
+"""
+
+# mypy: disable-error-code="no-any-return, no-untyped-call, call-arg"
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from safemarl_bench.stackelberg.many.compiled import compiled
+
+TALL, WIDE = 4, 16
+"""Rows and columns of a block of results: 8 of the 16 vector registers of AVX2, or 4 of AVX-512's."""
+
+GROUP, CHAINS = 16, 4
+"""How `torch.sum` adds rows: 16 of them before their sum joins the others', narrow columns in 4 interleaved chains."""
+
+
+def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a * b + c, rounded once; numbers or vectors."""
+    suffix = "f32" if isinstance(a.type, ir.FloatType) else f"v{a.type.count}f32"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(a.type, [a.type] * 3), f"llvm.fma.{suffix}"
+    )
+    return builder.call(function, [a, b, c])
+
+
+@intrinsic
+def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a * b + c of float32 numbers, rounded once."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _fused(builder, *arguments)
+
+    return types.float32(types.float32, types.float32, types.float32), generate
+
+
+def _block(height: int) -> Callable[..., None]:
+    """Return a function that computes a block of `height` x WIDE results of a matrix product.
+
+    Its arguments are arrays and positions: ``out[io + i * out_row + j]`` becomes the sum over k < inner of
+    ``a[ia + i * a_row + k * a_inner] * b[ib + k * b_row + j]``, i < height, j < WIDE.
+    """
+
+    @intrinsic
+    def block(
+        typing: Any, a: Any, ia: Any, a_row: Any, a_inner: Any, b: Any, ib: Any, b_row: Any, inner: Any, out: Any,
+        io: Any, out_row: Any,
+    ) -> Any:  # fmt: skip
+        where = types.intp
+        signature = types.void(a, where, where, where, b, where, where, where, out, where, where)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            a, ia, a_row, a_inner, b, ib, b_row, inner, out, io, out_row = arguments
+            a, b, out = (
+                context.make_array(signature.args[n])(context, builder, array).data
+                for n, array in ((0, a), (4, b), (8, out))
+            )
+            number, lanes = ir.FloatType(), ir.VectorType(ir.FloatType(), WIDE)
+            index, undefined = inner.type, ir.Constant(lanes, ir.Undefined)
+            everywhere = ir.Constant(ir.VectorType(ir.IntType(32), WIDE), [0] * WIDE)
+
+            def vector_at(array: Any, position: Any) -> Any:
+                return builder.bitcast(builder.gep(array, [position]), lanes.as_pointer())
+
+            entry, loop, done = builder.block, *(builder.append_basic_block(name) for name in ("loop", "done"))
+            rows = [builder.add(ia, builder.mul(index(i), a_row)) for i in range(height)]
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            k = builder.phi(index)
+            k.add_incoming(index(0), entry)
+            sums = [builder.phi(lanes) for _ in rows]
+            right = builder.load(vector_at(b, builder.add(ib, builder.mul(k, b_row))), align=4)
+            along, after = builder.mul(k, a_inner), []
+            for row, total in zip(rows, sums, strict=True):
+                left = builder.load(builder.gep(a, [builder.add(row, along)]))
+                left = builder.insert_element(undefined, left, ir.IntType(32)(0))
+                after.append(_fused(builder, builder.shuffle_vector(left, undefined, everywhere), right, total))
+            following = builder.add(k, index(1))
+            k.add_incoming(following, loop)
+            for total, next_total in zip(sums, after, strict=True):
+                total.add_incoming(ir.Constant(lanes, [number(0.0)] * WIDE), entry)
+                total.add_incoming(next_total, loop)
+            builder.cbranch(builder.icmp_signed("<", following, inner), loop, done)
+            builder.position_at_end(done)
+            for i, total in enumerate(after):
+                builder.store(total, vector_at(out, builder.add(io, builder.mul(index(i), out_row))), align=4)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return block
+
+
+_tall_block, _flat_block = _block(TALL), _block(1)
+
+
+@compiled
+def multiply(
+    a: Any, ia: int, a_row: int, a_inner: int, b: Any, ib: int, b_row: int, out: Any, rows: int, inner: int,
+    columns: int, panel: Any, block: Any,
+) -> None:  # fmt: skip
+    """Write a matrix product; ``x_row`` and ``a_inner`` are the distances to the next row, or term.
+
+    Args:
+        out: (rows * columns,). panel: (inner, WIDE) or more rows, and block: (TALL, WIDE), room to work in.
+    """
+    padded, corner = panel.reshape(panel.size), block.reshape(block.size)
+    for j in range(0, columns, WIDE):
+        width = min(WIDE, columns - j)
+        if width < WIDE:
+            for k in range(inner):
+                for n in range(width):
+                    panel[k, n] = b[ib + k * b_row + j + n]
+        for i in range(0, rows, TALL):
+            height = min(TALL, rows - i)
+            if width == WIDE and height == TALL:
+                _tall_block(a, ia + i * a_row, a_row, a_inner, b, ib + j, b_row, inner, out, i * columns + j, columns)
+                continue
+            for r in range(height if height < TALL else 0):
+                start = ia + (i + r) * a_row
+                if width == WIDE:
+                    _flat_block(a, start, 0, a_inner, b, ib + j, b_row, inner, corner, r * WIDE, 0)
+                else:
+                    _flat_block(a, start, 0, a_inner, padded, 0, WIDE, inner, corner, r * WIDE, 0)
+            if height == TALL:
+                _tall_block(a, ia + i * a_row, a_row, a_inner, padded, 0, WIDE, inner, corner, 0, WIDE)
+            for r in range(height):
+                first = (i + r) * columns + j
+                for n in range(width):
+                    out[first + n] = block[r, n]
+
+
+@compiled
+def finish(activations: Any, bias: Any, low: float) -> None:
+    """Add the bias (n,) to sums (B, n); what is then below `low` becomes `low`."""
+    rows, columns = activations.shape
+    least = np.float32(low)
+    for i in range(rows):
+        for j in range(columns):
+            value = activations[i, j] + bias[j]
+            activations[i, j] = least if value < least else value
+
+
+@compiled
+def forward(
+    parameters: Any, members: int, widths: Any, inputs: Any, distance: int, rows: int, activations: Any, hidden: bool
+) -> None:  # fmt: skip
+    """Write the activations of layers 1 to L.
+
+    Args:
+        parameters: (P,). members: C. widths: (L + 1,) int64.
+        inputs: (B * n_0,), or with `distance` B * n_0 between members instead of 0, (C * B * n_0,).
+        rows: B.
+        activations: (C * B * sum of n_1 to n_L,).
+        hidden: whether layer L is one as well: those end with a ReLU.
+    """
+    panel, block = np.empty((widths.max(), WIDE), np.float32), np.empty((TALL, WIDE), np.float32)
+    below, at, above, start, last = inputs, 0, 0, 0, len(widths) - 2
+    for layer in range(last + 1):
+        n, m = widths[layer], widths[layer + 1]
+        biases = start + members * n * m
+        for c in range(members):
+            here = above + c * rows * m
+            out = activations[here : here + rows * m]
+            multiply(below, at + c * distance, n, 1, parameters, start + c * n * m, m, out, rows, n, m, panel, block)
+            finish(
+                out.reshape(rows, m),
+                parameters[biases + c * m : biases + (c + 1) * m],
+                0.0 if hidden or layer < last else -np.inf,
+            )
+        below, at, distance = activations, above, rows * m
+        above += members * rows * m
+        start = biases + members * m
+
+
+@compiled
+def backward(
+    parameters: Any, members: int, widths: Any, inputs: Any, distance: int, seen: int, activations: Any,
+    output_gradient: Any, rows: int, gradient: Any,
+) -> None:  # fmt: skip
+    """Write the derivative by the parameters.
+
+    Args:
+        parameters, members, widths, inputs, distance, activations: as of `forward`, of `seen` rows.
+        output_gradient: (C * B * n_L,), derivative by what layer L adds up for the first B rows, before any ReLU.
+        rows: B. gradient: (P,).
+    """
+    widest = widths.max()
+    panel, block = np.empty((max(widest, rows), WIDE), np.float32), np.empty((TALL, WIDE), np.float32)
+    turned = np.empty(widest * widest, np.float32)
+    sums = np.empty((CHAINS + 1, widest), np.float32)
+    delta, following = output_gradient, np.empty(members * rows * widest, np.float32)
+    spare = np.empty(members * rows * widest, np.float32)
+    end, above = 0, len(activations)
+    for layer in range(len(widths) - 1):
+        end += members * (widths[layer] + 1) * widths[layer + 1]
+    for layer in range(len(widths) - 2, -1, -1):
+        n, m = widths[layer], widths[layer + 1]
+        above -= members * seen * m
+        biases = end - members * m
+        end = biases - members * n * m
+        below, at, apart = (activations, above - members * seen * n, seen * n) if layer else (inputs, 0, distance)
+        for c in range(members):
+            here, weights = c * rows * m, end + c * n * m
+            out = gradient[weights : weights + n * m]
+            multiply(below, at + c * apart, 1, n, delta, here, m, out, n, rows, m, panel, block)
+            bias = gradient[biases + c * m : biases + (c + 1) * m]
+            add_rows(delta[here : here + rows * m].reshape(rows, m), bias, sums)
+            if layer:
+                transpose(parameters[weights : weights + n * m].reshape(n, m), turned[: n * m].reshape(m, n))
+                out = following[c * rows * n : (c + 1) * rows * n]
+                multiply(delta, here, m, 1, turned, 0, n, out, rows, m, n, panel, block)
+                rectified = activations[at + c * apart : at + c * apart + rows * n]
+                for i in range(rows * n):
+                    out[i] *= np.float32(0.0) if rectified[i] <= np.float32(0.0) else np.float32(1.0)
+        delta, following, spare = following, spare, following
+
+
+@compiled
+def transpose(a: Any, out: Any) -> None:
+    """Write the transpose of (n, m), (m, n)."""
+    rows, columns = a.shape
+    for i in range(rows):
+        for j in range(columns):
+            out[j, i] = a[i, j]
+
+
+@compiled
+def add_rows(a: Any, out: Any, sums: Any) -> None:
+    """Write the sum of the rows of (B, n), (n,), adding in the order of `torch.sum`; sums: (CHAINS + 1, n), to work in.
+
+    Whole vectors of columns are one chain each; the columns left over are CHAINS of them, of every CHAINS-th row.
+    """
+    rows, columns = a.shape
+    whole = columns - columns % 32
+    _add_chain(a, 0, 1, rows, 0, whole, out, sums[CHAINS])
+    for chain in range(CHAINS if whole < columns else 0):
+        _add_chain(a, chain, CHAINS, rows - rows % CHAINS, whole, columns, sums[chain], sums[CHAINS])
+    for j in range(whole, columns):
+        for i in range(rows - rows % CHAINS, rows):
+            sums[0, j] += a[i, j]
+        out[j] = ((sums[0, j] + sums[1, j]) + sums[2, j]) + sums[3, j]
+
+
+@compiled
+def _add_chain(a: Any, first: int, step: int, end: int, start: int, stop: int, out: Any, group: Any) -> None:
+    """Write into columns start to stop the sum of rows first, first + step, ... below end, GROUP of them at a time."""
+    for j in range(start, stop):
+        out[j] = 0.0
+    for head in range(first, end, GROUP * step):
+        for j in range(start, stop):
+            group[j] = 0.0
+        for i in range(head, min(head + GROUP * step, end), step):
+            for j in range(start, stop):
+                group[j] += a[i, j]
+        for j in range(start, stop):
+            out[j] += group[j]
+
+
+@compiled
+def move_moments(gradient: Any, mean: Any, square: Any, keep_mean: float, keep_square: float) -> None:
+    """Do the first half of a step of Adam; see `ensemble.Adam`. All arrays (P,)."""
+    fresh_mean, fresh_square = np.float32(1.0 - keep_mean), np.float32(1.0 - keep_square)
+    keep = np.float32(keep_square)
+    for i in range(len(gradient)):
+        slope = gradient[i]
+        mean[i] = fma(fresh_mean, slope - mean[i], mean[i])
+        square[i] = fma(fresh_square * slope, slope, square[i] * keep)
+
+
+@compiled
+def move_parameters(parameters: Any, mean: Any, root: Any, correction: float, eps: float, step: float) -> None:
+    """Do the second half: add ``step * mean / (root / correction + eps)``; root (P,) is that of the second moment."""
+    scale, floor, rate = np.float32(correction), np.float32(eps), np.float32(step)
+    for i in range(len(parameters)):
+        parameters[i] += rate * mean[i] / (root[i] / scale + floor)
