@@ -219,9 +219,9 @@ class CSMADDPG(OffPolicyAgent):
         """Return the actions as points, (E, k1 + k2) float32."""
         return self.joint.points(actions)
 
-    def output_gradient(self, batch: Batch, gradient: torch.Tensor) -> torch.Tensor:
-        """Return (C, B, 1); see `OffPolicyAgent.output_gradient`."""
-        return gradient.unsqueeze(2)
+    def backpropagate(self, batch: Batch, activations: Activations, gradient: torch.Tensor) -> torch.Tensor:
+        """See `OffPolicyAgent.backpropagate`."""
+        return self.critics.online.backward(activations, gradient.unsqueeze(2))
 
     @property
     def num_features(self) -> int:
@@ -296,9 +296,8 @@ class CSMADDPG(OffPolicyAgent):
         next_inputs = torch.cat((batch.next_features, next_actions), dim=1)
         bootstrap = self.critics.target.outputs(next_inputs)[..., 0]
         activations = self.critics.online.forward(torch.cat((batch.features, batch.actions), dim=1))
-        return activations, td_errors(
-            activations.outputs[..., 0], self.targets(batch, bootstrap), batch.alive[self.owner]
-        )
+        errors = td_errors(activations.outputs[..., 0], self.targets(batch, bootstrap), self.of_owners(batch.alive))
+        return activations, errors
 
     def after_update(self, slots: np.ndarray, batch: Batch, outputs: torch.Tensor, errors: torch.Tensor) -> None:
         """Improve both actors on the updated critics, then move the multipliers."""

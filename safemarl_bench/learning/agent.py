@@ -154,6 +154,7 @@ class OffPolicyAgent(Agent):
         )
         self.decisions = 0
         self.replay = self.make_replay(max(1, min(config.buffer_size, context.training_steps * context.num_envs)))
+        self._equal_weights = torch.ones(config.batch_size)
         self._last: Update | None = None
         self._seen: tuple[Observation | None, np.ndarray] = (None, np.empty(0))
 
@@ -174,8 +175,8 @@ class OffPolicyAgent(Agent):
         """Return (activations of the online critics, at s in the first B rows; errors (C, B)) of a batch."""
 
     @abstractmethod
-    def output_gradient(self, batch: Batch, gradient: torch.Tensor) -> torch.Tensor:
-        """Return the derivative of the loss by all outputs at s, (C, B, M), given that by the values, (C, B)."""
+    def backpropagate(self, batch: Batch, activations: Activations, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the derivative of the loss by the critics' parameters, (P,), given that by the values, (C, B)."""
 
     def features(self, observation: Observation) -> np.ndarray:
         """Return what is remembered of an observation, (E, n) float32: the encoded state, more in subclasses."""
@@ -198,7 +199,7 @@ class OffPolicyAgent(Agent):
 
     def weights(self, slots: np.ndarray) -> torch.Tensor:
         """Return the loss weight of each row of a batch, (B,)."""
-        return torch.ones(len(slots))
+        return self._equal_weights
 
     def after_update(self, slots: np.ndarray, batch: Batch, outputs: torch.Tensor, errors: torch.Tensor) -> None:
         """React to a critic update.
@@ -247,8 +248,8 @@ class OffPolicyAgent(Agent):
         batch = Batch.of(self.replay.gather(slots))
         weights = self.weights(slots)
         activations, errors = self.evaluate(batch)
-        gradient = self.output_gradient(batch, squared_losses_gradient(errors, weights))
-        self.critics.descend(self.critics.online.backward(activations, gradient))
+        gradient = squared_losses_gradient(errors, weights)
+        self.critics.descend(self.backpropagate(batch, activations, gradient))
         outputs = activations.outputs[:, : len(slots)]
         self.after_update(slots, batch, outputs, errors)
         return Update(batch, outputs, errors, weights)
@@ -265,11 +266,15 @@ class OffPolicyAgent(Agent):
 
     def targets(self, batch: Batch, bootstrap: torch.Tensor) -> torch.Tensor:
         """Return what the critics learn at a batch, (C, B), given the values of the next pair of actions, (C, B)."""
-        continues = batch.continues[self.owner]
+        continues = self.of_owners(batch.continues)
         if self.config.mean_done_mask:
             bootstrap = bootstrap * continues.float().mean(dim=1, keepdim=True)
             continues = torch.ones_like(continues)
         return td_targets(batch.payoffs, bootstrap, continues, self.context.gamma)
+
+    def of_owners(self, flags: torch.Tensor) -> torch.Tensor:
+        """Return what holds for each critic's owner, (C, B), of leader and follower (2, B)."""
+        return torch.from_numpy(flags.numpy()[self.owner.numpy()])
 
     def _alive(self, observation: Observation) -> np.ndarray:
         return np.stack([observation.alive[agent] for agent in self.agents])

@@ -55,17 +55,16 @@ class Activations(NamedTuple):
     """What a forward pass over B rows leaves for its derivatives.
 
     Attributes:
-        layers: the inputs, then what every layer makes of them: tensors (C, B, n_l), l = 0..L.
-        flat: (C * B * sum of n_l,) those that a compiled pass wrote, from l = 1 on, which `layers` shows; may be empty.
+        inputs: (B, n_0) or (C, B, n_0).
+        compiled: (C * B * (n_1 + n_2 + ...),) float32, what layers make of them, as far as they are compiled.
+        others: what the other layers make of them, (C, B, n_l) each.
+        outputs: of the last layer, (C, B, n_L).
     """
 
-    layers: list[torch.Tensor]
-    flat: np.ndarray
-
-    @property
-    def outputs(self) -> torch.Tensor:
-        """Of the last layer, (C, B, n_L)."""
-        return self.layers[-1]
+    inputs: torch.Tensor
+    compiled: np.ndarray
+    others: list[torch.Tensor]
+    outputs: torch.Tensor
 
 
 class Ensemble:
@@ -96,6 +95,7 @@ class Ensemble:
             np.array(widths),
         )
         self._compiled = compiled_layers(widths)
+        self._totals = [sum(widths[1 : layer + 1]) for layer in range(len(widths))]
         for weight, bias in self._layers:
             bound = 1.0 / math.sqrt(weight.shape[1])
             weight.uniform_(-bound, bound, generator=generator)
@@ -107,21 +107,32 @@ class Ensemble:
         Args:
             inputs: (B, n_0), the same for all members, or (C, B, n_0).
         """
-        layers, rows = [inputs.expand(self.members, *inputs.shape[-2:])], inputs.shape[-2]
+        rows = inputs.shape[-2]
         depth = self._compiled if LEAST <= rows <= MOST else 0
-        sizes = [self.members * rows * width for width in self.widths[1 : depth + 1]]
-        flat = torch.empty(sum(sizes))
+        compiled = np.empty(self.members * rows * self._totals[depth], np.float32)
         if depth:
+            hidden = depth < len(self._layers)
             passes.forward(
                 self._parameters, self.members, self._widths[: depth + 1], _numbers(inputs), _distance(inputs), rows,
-                flat.numpy(), depth < len(self._layers),
+                compiled, hidden,
             )  # fmt: skip
-            layers += [part.view(self.members, rows, -1) for part in torch.split(flat, sizes)]
-        for layer in range(depth, len(self._layers)):
-            weight, bias = self._layers[layer]
-            sums = torch.baddbmm(bias, layers[-1], weight)
-            layers.append(sums.relu_() if layer + 1 < len(self._layers) else sums)
-        return Activations(layers, flat.numpy())
+        activations = Activations(inputs, compiled, [], inputs)
+        below = self._layer(activations, depth)
+        for weight, bias in self._layers[depth:]:
+            below = torch.baddbmm(bias, below, weight)
+            activations.others.append(below.relu_() if weight is not self._layers[-1][0] else below)
+        return activations._replace(outputs=below)
+
+    def _layer(self, activations: Activations, layer: int) -> torch.Tensor:
+        """Return what a layer made of the inputs, (C, B, n_l); layer 0 are they themselves."""
+        inputs, rows = activations.inputs, activations.inputs.shape[-2]
+        if layer == 0:
+            return inputs.expand(self.members, *inputs.shape[-2:])
+        depth = self._compiled if len(activations.compiled) else 0
+        if layer > depth:
+            return activations.others[layer - depth - 1]
+        start, end = (self.members * rows * self._totals[number] for number in (layer - 1, layer))
+        return torch.from_numpy(activations.compiled[start:end].reshape(self.members, rows, -1))
 
     def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return (C, B, n_L) for inputs (B, n_0) or (C, B, n_0)."""
@@ -138,22 +149,46 @@ class Ensemble:
             (P,) the derivative by the parameters, in `gradient` (overwritten by the next call).
         """
         rows = output_gradient.shape[1]
-        depth = self._compiled if len(activations.flat) and rows >= LEAST else 0
+        depth = self._compiled if len(activations.compiled) and rows >= LEAST else 0
         delta = output_gradient
         for layer in reversed(range(depth, len(self._layers))):
-            below = activations.layers[layer][:, :rows]
+            below = self._layer(activations, layer)[:, :rows]
             weight_gradient, bias_gradient = self._gradient_layers[layer]
             torch.bmm(below.mT, delta, out=weight_gradient)
             torch.sum(delta, 1, keepdim=True, out=bias_gradient)
             if layer:
                 delta = torch.bmm(delta, self._layers[layer][0].mT).mul_(below.sign())  # ReLU: 0 or 1
         if depth:
-            inputs = activations.layers[0]
-            passes.backward(
-                self._parameters, self.members, self._widths[: depth + 1], _numbers(inputs), _distance(inputs),
-                inputs.shape[1], activations.flat, _numbers(delta), rows, self._gradient,
-            )  # fmt: skip
+            self._backward_compiled(activations, depth, _numbers(delta), rows)
         return self.gradient
+
+    def backward_at(self, activations: Activations, cells: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """Backpropagate a gradient by one output for each of the first rows; see `backward`.
+
+        Args:
+            cells: (B,) int64, the outputs. gradient: (C, B).
+        """
+        rows, last = len(cells), len(self._layers) - 1
+        if not len(activations.compiled) or self._compiled <= last or not last or rows < LEAST:
+            output_gradient = torch.zeros(*gradient.shape, self.widths[-1])
+            output_gradient.scatter_(2, cells.expand(gradient.shape)[:, :, None], gradient[:, :, None])
+            return self.backward(activations, output_gradient)
+        delta = np.empty(self.members * rows * self.widths[-2], np.float32)
+        passes.backward_head(
+            self._parameters, self.members, self._widths, activations.inputs.shape[-2], activations.compiled,
+            cells.numpy(), _numbers(gradient), rows, self._gradient, delta,
+        )  # fmt: skip
+        self._backward_compiled(activations, last, delta, rows)
+        return self.gradient
+
+    def _backward_compiled(self, activations: Activations, depth: int, delta: np.ndarray, rows: int) -> None:
+        """Differentiate by the first `depth` layers, given the derivative by what the last of them adds up."""
+        inputs = activations.inputs
+        seen = inputs.shape[-2]
+        passes.backward(
+            self._parameters, self.members, self._widths[: depth + 1], _numbers(inputs), _distance(inputs), seen,
+            activations.compiled[: self.members * seen * self._totals[depth]], delta, rows, self._gradient,
+        )  # fmt: skip
 
     def input_gradient(self, activations: Activations, output_gradient: torch.Tensor) -> torch.Tensor:
         """Return the derivative by the first rows of the inputs, (C, B, n_0): a vector-Jacobian product.
@@ -165,7 +200,9 @@ class Ensemble:
         rows = output_gradient.shape[1]
         delta = torch.bmm(output_gradient, self._layers[-1][0].mT)
         for layer in reversed(range(len(self._layers) - 1)):
-            delta = torch.bmm(delta.mul_(activations.layers[layer + 1][:, :rows].sign()), self._layers[layer][0].mT)
+            delta = torch.bmm(
+                delta.mul_(self._layer(activations, layer + 1)[:, :rows].sign()), self._layers[layer][0].mT
+            )
         return delta
 
     def finite_members(self) -> torch.Tensor:
@@ -175,13 +212,13 @@ class Ensemble:
 
 
 def _numbers(tensor: torch.Tensor) -> np.ndarray:
-    """Return the numbers of (B, n), or of (C, B, n) without repeating what members share, one after the other."""
-    return (tensor[0] if tensor.dim() == 3 and not tensor.stride(0) else tensor).contiguous().view(-1).numpy()
+    """Return the numbers of a tensor, one after the other."""
+    return np.ascontiguousarray(tensor.numpy()).reshape(-1)
 
 
 def _distance(inputs: torch.Tensor) -> int:
     """Return how far the next member's inputs are in `_numbers`: 0 where they share them."""
-    return 0 if inputs.dim() == 2 or not inputs.stride(0) else inputs.shape[1] * inputs.shape[2]
+    return 0 if inputs.dim() == 2 else inputs.shape[1] * inputs.shape[2]
 
 
 class Adam:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from safemarl_bench.contract import AgentContext, Arrays, discounted_limit
 from safemarl_bench.errors import ContractError
+from safemarl_bench.stackelberg.many.compiled import compiled
 
 
 def leader_and_follower(context: AgentContext) -> tuple[str, str]:
@@ -91,31 +93,49 @@ def respect_done(
         owner: (C,) int64, 0 or 1: whose value each table is.
         neutral: row and column of the neutral actions.
     """
-    if bool(alive.all()):
+    flags = np.ascontiguousarray(alive.numpy())
+    if flags.all():
         return tables
-    cells = executed_cells((tables.shape[2], tables.shape[3]), neutral, alive)
-    copied = tables.flatten(2).gather(2, cells.expand(len(tables), -1, -1)).view(tables.shape)
-    return copied.masked_fill_(~alive[owner][:, :, None, None], 0.0)
+    respected = np.empty(tables.shape, np.float32)
+    cells = _cells((tables.shape[2], tables.shape[3]), neutral)
+    flat = tables.numpy().reshape(*tables.shape[:2], -1)
+    _write_respected(flat, flags, owner.numpy(), cells, respected.reshape(flat.shape))
+    return torch.from_numpy(respected)
 
 
-def executed_cells(shape: tuple[int, int], neutral: tuple[int, int], alive: torch.Tensor) -> torch.Tensor:
-    """Return which pair is executed in place of each one, (B, m1 * m2) int64: a done agent plays its neutral action.
+@compiled
+def _write_respected(tables: Any, alive: Any, owner: Any, cells: Any, respected: Any) -> None:
+    members, states, size = tables.shape
+    for c in range(members):
+        for s in range(states):
+            row = cells[2 * alive[0, s] + alive[1, s]]
+            if alive[owner[c], s]:
+                for cell in range(size):
+                    respected[c, s, cell] = tables[c, s, row[cell]]
+            else:
+                respected[c, s] = 0.0
+
+
+def executed_pairs(
+    pairs: torch.Tensor, shape: tuple[int, int], neutral: tuple[int, int], alive: torch.Tensor
+) -> torch.Tensor:
+    """Return which pairs are executed in place of `pairs`, both (B,) int64: a done agent plays its neutral action.
 
     Args:
-        shape: (m1, m2). neutral: row and column of the neutral actions. alive: (2, B) bool, leader and follower.
+        pairs: indices. shape: (m1, m2). neutral: row and column of the neutral actions.
+        alive: (2, B) bool, leader and follower.
     """
-    return _cells(shape, neutral).index_select(0, alive[0] * 2 + alive[1].long())
+    leader, follower = alive.numpy()
+    return torch.from_numpy(_cells(shape, neutral)[leader * 2 + follower, pairs.numpy()])
 
 
 @functools.cache
-def _cells(shape: tuple[int, int], neutral: tuple[int, int]) -> torch.Tensor:
+def _cells(shape: tuple[int, int], neutral: tuple[int, int]) -> np.ndarray:
     """Return what stands in for each cell, (4, m1 * m2) int64; done: both, the leader, the follower, nobody."""
-    cells = torch.arange(shape[0] * shape[1]).view(shape)
+    cells = np.arange(shape[0] * shape[1]).reshape(shape)
     row, column = neutral
-    leader_done = cells[row : row + 1].expand(shape)
-    follower_done = cells[:, column : column + 1].expand(shape)
-    both_done = cells[row, column].expand(shape)
-    return torch.stack((both_done, leader_done, follower_done, cells)).flatten(1)
+    stand_ins = cells[row, column], cells[row : row + 1], cells[:, column : column + 1], cells
+    return np.stack([np.broadcast_to(stand_in, shape) for stand_in in stand_ins]).reshape(4, -1)
 
 
 def discounted_limits(context: AgentContext, agent: str) -> torch.Tensor:

@@ -15,7 +15,7 @@ from safemarl_bench.errors import ContractError, SolveError
 from safemarl_bench.learning.agent import Batch, OffPolicyAgent, Update
 from safemarl_bench.learning.critics import td_errors
 from safemarl_bench.learning.ensemble import Activations
-from safemarl_bench.learning.joint import JointActions, executed_cells, respect_done
+from safemarl_bench.learning.joint import JointActions, executed_pairs, respect_done
 
 
 class Decision(NamedTuple):
@@ -66,10 +66,9 @@ class JointQAgent(OffPolicyAgent):
         """Return the pairs' indices, (E,) int64."""
         return self.joint.pairs(actions)
 
-    def output_gradient(self, batch: Batch, gradient: torch.Tensor) -> torch.Tensor:
-        """Return 0 except at the pairs executed; see `OffPolicyAgent.output_gradient`."""
-        shape = (*gradient.shape, self.critics.online.widths[-1])
-        return torch.zeros(shape).scatter_(2, batch.actions.expand(shape[:2]).unsqueeze(2), gradient.unsqueeze(2))
+    def backpropagate(self, batch: Batch, activations: Activations, gradient: torch.Tensor) -> torch.Tensor:
+        """See `OffPolicyAgent.backpropagate`: only the pairs executed count."""
+        return self.critics.online.backward_at(activations, batch.actions, gradient)
 
     @torch.inference_mode()
     def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
@@ -100,15 +99,15 @@ class JointQAgent(OffPolicyAgent):
             decision = self._decision(activations.outputs[:, count:], batch.next_features, batch.continues)
         with self._divergence_named():
             next_pairs = self._executed(self.greedy(decision), batch.continues)
-        bootstrap = self._at(self.critics.target.outputs(next_states), next_pairs)
-        values = self._at(activations.outputs[:, :count], batch.actions)
-        return activations, td_errors(values, self.targets(batch, bootstrap), batch.alive[self.owner])
+        bootstrap = at(self.critics.target.outputs(next_states), next_pairs)
+        values = at(activations.outputs[:, :count], batch.actions)
+        return activations, td_errors(values, self.targets(batch, bootstrap), self.of_owners(batch.alive))
 
     def metrics(self, update: Update) -> dict[str, float]:
         """Return epsilon and what the critics say of the pairs now played in the batch's states, on average."""
         batch = update.batch
         pairs = self._executed(self.greedy(self.decision(update)), batch.alive)
-        return super().metrics(update) | self.mean_values(self._at(update.outputs, pairs), batch.alive)
+        return super().metrics(update) | self.mean_values(at(update.outputs, pairs), batch.alive)
 
     def decision(self, update: Update) -> Decision:
         """Return what the choice of a pair depended on in the states of an update."""
@@ -116,16 +115,11 @@ class JointQAgent(OffPolicyAgent):
 
     def _executed(self, pairs: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
         """Return the pairs with the neutral action in place of a done agent's."""
-        return executed_cells(self.joint.shape, self.joint.neutral, alive).gather(1, pairs[:, None]).squeeze(1)
+        return executed_pairs(pairs, self.joint.shape, self.joint.neutral, alive)
 
     def _decision(self, outputs: torch.Tensor, features: torch.Tensor, alive: torch.Tensor) -> Decision:
         tables = outputs.view(*outputs.shape[:2], *self.joint.shape)
         return Decision(respect_done(tables, alive, self.owner, self.joint.neutral), features, alive)
-
-    @staticmethod
-    def _at(outputs: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-        """Return the outputs (C, B, M) at pairs (B,), as (C, B)."""
-        return outputs.gather(2, pairs.expand(outputs.shape[:2]).unsqueeze(2)).squeeze(2)
 
     @contextlib.contextmanager
     def _divergence_named(self) -> Iterator[None]:
@@ -135,3 +129,9 @@ class JointQAgent(OffPolicyAgent):
         except SolveError as error:
             self.check_finite()
             raise ContractError(f"critics diverged after {self.critics.updates} updates: {error}") from error
+
+
+def at(outputs: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """Return the outputs (C, B, M) at one of them for each row, cells (B,), as (C, B)."""
+    values = outputs.numpy()
+    return torch.from_numpy(np.ascontiguousarray(values[:, np.arange(values.shape[1]), cells.numpy()]))

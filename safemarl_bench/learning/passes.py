@@ -231,6 +231,40 @@ def backward(
 
 
 @compiled
+def backward_head(
+    parameters: Any, members: int, widths: Any, seen: int, activations: Any, cells: Any, slopes: Any, rows: int,
+    gradient: Any, delta: Any,
+) -> None:  # fmt: skip
+    """Write the derivative by the last layer's parameters, and by what the layer below it adds up, before its ReLU.
+
+    Args:
+        parameters, members, widths, seen, activations, rows, gradient: as of `backward`.
+        cells: (B,), the only output of each row that counts. slopes: (C * B,), derivatives by those.
+        delta: (C * B * n_{L-1},).
+    """
+    n, m = widths[-2], widths[-1]
+    turned, summed, dense = np.empty((m, n), np.float32), np.empty((m, n), np.float32), np.empty((rows, m), np.float32)
+    sums = np.empty((CHAINS + 1, m), np.float32)
+    biases = len(parameters) - members * m
+    below = len(activations) - members * seen * (m + n)
+    for c in range(members):
+        weights = biases - (members - c) * n * m
+        transpose(parameters[weights : weights + n * m].reshape(n, m), turned)
+        summed[:], dense[:] = 0.0, 0.0
+        for b in range(rows):
+            cell, slope = cells[b], slopes[c * rows + b]
+            start = below + (c * seen + b) * n
+            rectified, out = activations[start : start + n], delta[(c * rows + b) * n : (c * rows + b + 1) * n]
+            dense[b, cell] = slope
+            for i in range(n):
+                summed[cell, i] = fma(rectified[i], slope, summed[cell, i])
+                passed = np.float32(0.0) if rectified[i] <= np.float32(0.0) else np.float32(1.0)
+                out[i] = slope * turned[cell, i] * passed
+        transpose(summed, gradient[weights : weights + n * m].reshape(n, m))
+        add_rows(dense, gradient[biases + c * m : biases + (c + 1) * m], sums)
+
+
+@compiled
 def transpose(a: Any, out: Any) -> None:
     """Write the transpose of (n, m), (m, n)."""
     rows, columns = a.shape

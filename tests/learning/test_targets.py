@@ -186,9 +186,11 @@ def test_td_targets_by_hand():
 
 
 def test_losses_and_their_gradient_by_hand_and_by_autograd():
-    values = torch.tensor([[1.0, 2.0], [5.0, 5.0]], requires_grad=True)
+    values, targets = torch.tensor([[1.0, 2.0], [5.0, 5.0]]), torch.tensor([[0.0, 4.0], [2.0, 1.0]])
     alive = torch.tensor([[True, True], [True, False]])
-    errors = td_errors(values, torch.tensor([[0.0, 4.0], [2.0, 1.0]]), alive)
+    assert td_errors(values, targets, alive).tolist() == [[1.0, -2.0], [3.0, 0.0]]
+    values.requires_grad_()
+    errors = torch.where(alive, values - targets, 0.0)
     weights = torch.tensor([1.0, 0.5])
     losses = squared_losses(errors, weights)
     assert losses.tolist() == [(1 * 1 + 0.5 * 4) / 2, 9 / 2]
