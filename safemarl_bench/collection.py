@@ -71,9 +71,9 @@ class Games(ABC):
         self._crashed |= crashed
         over = np.flatnonzero(transition.episode_over).tolist()
         finished = [self._finished(k, 1 + int(transition.observation.step[k])) for k in over]
-        for tally in (self._returns, self._costs, self._crashed):
-            tally[over] = 0
-        if len(over):
+        if over:
+            for tally in (self._returns, self._costs, self._crashed):
+                tally[over] = 0
             self.episodes[over] += self.num_envs
             self._restart(transition.episode_over)
         return transition, finished

@@ -49,7 +49,7 @@ def _check_action(agent: str, action: Any, space: gymnasium.Space[Any], num_envs
         if array.dtype.kind not in "iu":
             raise ContractError(f"action of {agent!r} must be integers, got {array.dtype} {action!r}")
         low, high = int(space.start), int(space.start + space.n - 1)
-        if (array < low).any() or (array > high).any():
+        if array.min() < low or array.max() > high:
             raise ContractError(f"action of {agent!r} must be in {low}..{high}, got {array.tolist()}")
         return array.astype(np.int64)
     if not isinstance(space, gymnasium.spaces.Box):

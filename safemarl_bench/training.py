@@ -7,6 +7,7 @@ and a few counters; nothing of random state is kept.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import shutil
 import signal
@@ -287,8 +288,8 @@ class Trainer:
             self.agent.observe(transition)
         with calling(self.name, "learn", self.step):
             self.log.report(self.agent.learn())
-        paid = np.any([costs.any(axis=1) for costs in transition.costs.values()], axis=0)
-        self.log.totals["violating_steps"] += int(paid.sum())
+        paid = functools.reduce(np.logical_or, (costs.any(axis=1) for costs in transition.costs.values()))
+        self.log.totals["violating_steps"] += int(np.count_nonzero(paid))
         for episode in finished:
             self.log.add(episode)
         before, self.step = self.step, self.step + games.num_envs

@@ -277,7 +277,7 @@ class OffPolicyAgent(Agent):
         return torch.from_numpy(flags.numpy()[self.owner.numpy()])
 
     def _alive(self, observation: Observation) -> np.ndarray:
-        return np.stack([observation.alive[agent] for agent in self.agents])
+        return np.array([observation.alive[agent] for agent in self.agents])
 
     def columns(self) -> dict[str, tuple[tuple[int, ...], type]]:
         """Return the columns of the memory: the fields of `Batch`, one row each."""
@@ -297,7 +297,7 @@ class OffPolicyAgent(Agent):
         costs = [transition.costs[leader], transition.costs[follower]] if self.constrained else []
         alive = self._alive(transition.observation)
         ended, cut = (
-            np.stack([flags[leader], flags[follower]]) for flags in (transition.terminations, transition.truncations)
+            np.array([flags[leader], flags[follower]]) for flags in (transition.terminations, transition.truncations)
         )
         continues = alive & ~ended & (self._alive(transition.next_observation) | cut)
         return {

@@ -240,6 +240,7 @@ class Adam:
         self.parameters, self.rate, self.betas, self.eps = parameters, rate, betas, eps
         self.mean = torch.zeros_like(parameters)
         self.square = torch.zeros_like(parameters)
+        self._root = torch.empty_like(parameters)
         self.steps = 0
 
     def step(self, gradient: torch.Tensor) -> None:
@@ -249,14 +250,16 @@ class Adam:
         correction = math.sqrt(1.0 - beta_square**self.steps)
         rate = -self.rate / (1.0 - beta_mean**self.steps)
         if COMPILED:
-            tensors = (self.parameters, gradient, self.mean, self.square)
-            parameters, slopes, mean, square = (tensor.numpy() for tensor in tensors)
-            passes.move_moments(slopes, mean, square, beta_mean, beta_square)
-            passes.move_parameters(parameters, mean, self.square.sqrt().numpy(), correction, self.eps, rate)
+            tensors = (self.parameters, gradient, self.mean, self.square, self._root)
+            parameters, slopes, mean, square, root = (tensor.numpy() for tensor in tensors)
+            least = (1e-9 * self.eps * math.sqrt(1.0 - beta_square)) ** 2
+            passes.move_moments(slopes, mean, square, root, beta_mean, beta_square, least)
+            self._root.sqrt_()
+            passes.move_parameters(parameters, mean, root, correction, self.eps, rate)
             return
         self.mean.lerp_(gradient, 1.0 - beta_mean)
         self.square.mul_(beta_square).addcmul_(gradient, gradient, value=1.0 - beta_square)
-        denominator = self.square.sqrt().div_(correction).add_(self.eps)
+        denominator = torch.sqrt(self.square, out=self._root).div_(correction).add_(self.eps)
         self.parameters.addcdiv_(self.mean, denominator, value=rate)
 
     def tensors(self, prefix: str) -> dict[str, torch.Tensor]:

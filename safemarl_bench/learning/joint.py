@@ -74,8 +74,11 @@ class JointActions:
 
     def actions(self, pairs: np.ndarray, alive: np.ndarray) -> Arrays:
         """Return agent -> (E,) int64 for pair indices (E,); the neutral action where alive (2, E) is false."""
-        indices = np.where(alive, np.stack(np.divmod(pairs, self.shape[1])), np.array(self.neutral)[:, None])
-        return {agent: indices[k] + self.starts[k] for k, agent in enumerate(self.agents)}
+        indices = np.divmod(pairs, self.shape[1])
+        return {
+            agent: np.where(alive[k], indices[k], self.neutral[k]) + self.starts[k]
+            for k, agent in enumerate(self.agents)
+        }
 
 
 def respect_done(

@@ -306,19 +306,28 @@ def _add_chain(a: Any, first: int, step: int, end: int, start: int, stop: int, o
 
 
 @compiled
-def move_moments(gradient: Any, mean: Any, square: Any, keep_mean: float, keep_square: float) -> None:
-    """Do the first half of a step of Adam; see `ensemble.Adam`. All arrays (P,)."""
+def move_moments(
+    gradient: Any, mean: Any, square: Any, raised: Any, keep_mean: float, keep_square: float, least: float
+) -> None:
+    """Do the first part of a step of Adam; see `ensemble.Adam`. All arrays (P,).
+
+    Args:
+        raised: becomes the second moment, but at least `least`: roots of denormal numbers take ten times as long, and
+            beside `eps` they do not count.
+    """
     fresh_mean, fresh_square = np.float32(1.0 - keep_mean), np.float32(1.0 - keep_square)
-    keep = np.float32(keep_square)
+    keep, floor = np.float32(keep_square), np.float32(least)
     for i in range(len(gradient)):
         slope = gradient[i]
         mean[i] = fma(fresh_mean, slope - mean[i], mean[i])
-        square[i] = fma(fresh_square * slope, slope, square[i] * keep)
+        moment = fma(fresh_square * slope, slope, square[i] * keep)
+        square[i] = moment
+        raised[i] = floor if moment < floor else moment
 
 
 @compiled
 def move_parameters(parameters: Any, mean: Any, root: Any, correction: float, eps: float, step: float) -> None:
-    """Do the second half: add ``step * mean / (root / correction + eps)``; root (P,) is that of the second moment."""
+    """Do the rest: add ``step * mean / (root / correction + eps)``; root (P,) is that of the raised second moment."""
     scale, floor, rate = np.float32(correction), np.float32(eps), np.float32(step)
     for i in range(len(parameters)):
         parameters[i] += rate * mean[i] / (root[i] / scale + floor)
