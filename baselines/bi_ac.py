@@ -137,26 +137,27 @@ class BiAC(JointQAgent):
         own = self.own_encoding.encode(observation.by_agent[self.agents[1]])
         return np.concatenate((super().features(observation), own), axis=1)
 
-    def actor_activations(self, features: torch.Tensor) -> Activations:
+    def actor_activations(self, features: np.ndarray) -> Activations:
         """Return the activations of the actor at all leader actions, the logits (1, B * m1, m2) last."""
-        return self.actor.forward(with_leader_actions(features[:, self.num_states :], self.joint.shape[0]))
+        observations = torch.from_numpy(features[:, self.num_states :])
+        return self.actor.forward(with_leader_actions(observations, self.joint.shape[0]))
 
-    def greedy(self, decision: Decision) -> torch.Tensor:
+    def greedy(self, decision: Decision) -> np.ndarray:
         """Return the leader's best pairs among the follower's answers."""
         logits = self.actor_activations(decision.features).outputs.view(-1, *self.joint.shape)
         row = self.joint.neutral[0]
-        logits = torch.where(decision.alive[0, :, None, None], logits, logits[:, row : row + 1])
-        return bilevel_pairs(decision.tables[0], logits)
+        logits = torch.where(torch.from_numpy(decision.alive[0])[:, None, None], logits, logits[:, row : row + 1])
+        return bilevel_pairs(torch.from_numpy(decision.tables[0]), logits).numpy()
 
     def explore(self, decision: Decision, rng: np.random.Generator) -> np.ndarray:
         """Return uniform joint actions."""
         rows, columns = self.joint.shape
         return rng.integers(rows * columns, size=len(decision.features))
 
-    def after_update(self, slots: np.ndarray, batch: Batch, outputs: torch.Tensor, errors: torch.Tensor) -> None:
+    def after_update(self, slots: np.ndarray, batch: Batch, outputs: np.ndarray, errors: np.ndarray) -> None:
         """Improve the follower's actor; where the follower is done Q2 is 0, and so is the gradient."""
-        tables = outputs.view(*outputs.shape[:2], *self.joint.shape)
-        q_follower = respect_done(tables, batch.alive, self.owner, self.joint.neutral)[1]
+        tables = outputs.reshape(*outputs.shape[:2], *self.joint.shape)
+        q_follower = torch.from_numpy(respect_done(tables, batch.alive, self.owner, self.joint.neutral)[1])
         activations = self.actor_activations(batch.features)
         logits = activations.outputs.view_as(q_follower)
         gradient = actor_gradient(logits, q_follower, self.config.entropy_bonus)

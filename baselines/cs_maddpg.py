@@ -53,7 +53,6 @@ from safemarl_bench.learning import (
     Update,
     discounted_limits,
     linear,
-    td_errors,
 )
 
 
@@ -189,9 +188,11 @@ class CSMADDPG(OffPolicyAgent):
         self.leader = self.make_actor("leader", (self.observed[0], *widths, k1))
         self.follower = self.make_actor("follower", (self.observed[1] + k1, *widths, k2))
         self.neutral = torch.split(torch.from_numpy(self.joint.neutral), [k1, k2])
-        self._values = torch.zeros(len(self.owner), 0)
+        self.owners = torch.from_numpy(self.owner)
+        self._values = np.zeros((len(self.owner), 0), np.float32)
         if self.constrained:
-            self.d = torch.cat([discounted_limits(context, agent) for agent in self.agents])
+            limits = np.concatenate([discounted_limits(context, agent) for agent in self.agents])
+            self.d = torch.from_numpy(limits).to(torch.get_default_dtype())
             self.d = torch.full_like(self.d, 1e9) if config.vacuous_limits else self.d
             self.lam = torch.full_like(self.d, config.lam_start)
 
@@ -219,9 +220,9 @@ class CSMADDPG(OffPolicyAgent):
         """Return the actions as points, (E, k1 + k2) float32."""
         return self.joint.points(actions)
 
-    def backpropagate(self, batch: Batch, activations: Activations, gradient: torch.Tensor) -> torch.Tensor:
+    def backpropagate(self, batch: Batch, activations: Activations, gradient: np.ndarray) -> torch.Tensor:
         """See `OffPolicyAgent.backpropagate`."""
-        return self.critics.online.backward(activations, gradient.unsqueeze(2))
+        return self.critics.online.backward(activations, torch.from_numpy(gradient).unsqueeze(2))
 
     @property
     def num_features(self) -> int:
@@ -286,27 +287,27 @@ class CSMADDPG(OffPolicyAgent):
         _, a2 = answer(actors[1], torch.cat((o2, a1), dim=1), alive[1], self.neutral[1], second)
         return torch.cat((a1, a2), dim=1)
 
-    def evaluate(self, batch: Batch) -> tuple[Activations, torch.Tensor]:
+    def evaluate(self, batch: Batch) -> tuple[Activations, np.ndarray]:
         """Return (activations of the online critics at (s, a1, a2), errors (C, B)) of a batch.
 
         A done agent's next action is neutral. A truncated one acts: for its values the task goes on.
         """
-        seen = batch.features if self.config.target_pair_at_s else batch.next_features
-        next_actions = self.joint_action(seen, batch.continues, (self.leader.target, self.follower.target))
-        next_inputs = torch.cat((batch.next_features, next_actions), dim=1)
-        bootstrap = self.critics.target.outputs(next_inputs)[..., 0]
-        activations = self.critics.online.forward(torch.cat((batch.features, batch.actions), dim=1))
-        errors = td_errors(activations.outputs[..., 0], self.targets(batch, bootstrap), self.of_owners(batch.alive))
-        return activations, errors
+        features, next_features = torch.from_numpy(batch.features), torch.from_numpy(batch.next_features)
+        seen, acting = features if self.config.target_pair_at_s else next_features, torch.from_numpy(batch.continues)
+        next_actions = self.joint_action(seen, acting, (self.leader.target, self.follower.target))
+        later = self.critics.target.outputs(torch.cat((next_features, next_actions), dim=1))
+        activations = self.critics.online.forward(torch.cat((features, torch.from_numpy(batch.actions)), dim=1))
+        values, bootstrap = (outputs[..., 0].numpy() for outputs in (activations.outputs, later))
+        return activations, self.errors(batch, values, bootstrap)
 
-    def after_update(self, slots: np.ndarray, batch: Batch, outputs: torch.Tensor, errors: torch.Tensor) -> None:
+    def after_update(self, slots: np.ndarray, batch: Batch, outputs: np.ndarray, errors: np.ndarray) -> None:
         """Improve both actors on the updated critics, then move the multipliers."""
         leader, follower, values = self.actor_gradients(batch)
-        self._values = values
+        self._values = values.numpy()
         self.leader.descend(leader)
         self.follower.descend(follower)
         if self.constrained:
-            self.move_multipliers(batch.alive, values[2:])
+            self.move_multipliers(torch.from_numpy(batch.alive), values[2:])
 
     def actor_gradients(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the derivatives of the actors' losses by their parameters, equations (19) and (21).
@@ -318,22 +319,23 @@ class CSMADDPG(OffPolicyAgent):
             (P1,), (P2,), and the critics' values at both actors' actions, (C, B).
         """
         count, k1 = len(batch.actions), self.joint.sizes[0]
-        o1, o2 = self.observations(batch.features)
-        first, a1 = answer(self.leader.online, o1, batch.alive[0], self.neutral[0])
-        both = torch.cat((torch.cat((o2, a1), dim=1), torch.cat((o2, batch.actions[:, :k1]), dim=1)))
-        alive = batch.alive.repeat(1, 2)
+        features, actions, once = map(torch.from_numpy, (batch.features, batch.actions, batch.alive))
+        o1, o2 = self.observations(features)
+        first, a1 = answer(self.leader.online, o1, once[0], self.neutral[0])
+        both = torch.cat((torch.cat((o2, a1), dim=1), torch.cat((o2, actions[:, :k1]), dim=1)))
+        alive = once.repeat(1, 2)
         second, a2 = answer(self.follower.online, both, alive[1], self.neutral[1])
-        inputs = torch.cat((batch.features.repeat(2, 1), both[:, -k1:], a2), dim=1)
+        inputs = torch.cat((features.repeat(2, 1), both[:, -k1:], a2), dim=1)
         activations = self.critics.online.forward(inputs)
 
-        weights = self.weights_of_critics()[:, None] * alive[self.owner]
+        weights = self.weights_of_critics()[:, None] * alive[self.owners]
         by_inputs = self.critics.online.input_gradient(activations, weights.unsqueeze(2))
         by_actions = by_inputs[:, :, self.num_features :]
-        of_leader, of_follower = (by_actions[self.owner == role].sum(0) for role in (0, 1))
+        of_leader, of_follower = (by_actions[self.owners == role].sum(0) for role in (0, 1))
         by_a1, by_a2 = of_leader[:count, :k1], of_leader[:count, k1:] * alive[1, :count, None]
         by_a1 = leader_gradient(by_a1, by_a2, a2[:count], self.follower.online, second)
 
-        leader = self.loss_gradient(by_a1, a1, first, batch.alive[0])
+        leader = self.loss_gradient(by_a1, a1, first, once[0])
         follower = self.loss_gradient(of_follower[:, k1:], a2, second, alive[1])
         return (
             self.leader.online.backward(first, leader),
@@ -350,7 +352,7 @@ class CSMADDPG(OffPolicyAgent):
 
     def weights_of_critics(self) -> torch.Tensor:
         """Return what each critic counts in its owner's objective, (C,)."""
-        return lagrangian_weights(self.lam, self.owner) if self.constrained else torch.ones(len(self.owner))
+        return lagrangian_weights(self.lam, self.owners) if self.constrained else torch.ones(len(self.owner))
 
     def move_multipliers(self, alive: torch.Tensor, costs: torch.Tensor) -> None:
         """Do one step of projected ascent.
@@ -359,7 +361,7 @@ class CSMADDPG(OffPolicyAgent):
             alive: (2, B) bool; the means are over states in which the owner has something at stake.
             costs: (C - 2, B) of G at s and the actors' actions.
         """
-        stake = alive[self.owner[2:]]
+        stake = alive[self.owners[2:]]
         violation = ((costs - self.d[:, None]) * stake).sum(1) / stake.sum(1).clamp_(min=1)
         if self.config.lam_only_rises:
             violation.clamp_(min=0.0)

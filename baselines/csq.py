@@ -28,7 +28,6 @@ import dataclasses
 from typing import ClassVar
 
 import numpy as np
-import torch
 
 from safemarl_bench.learning import ConstrainedQAgent, ConstrainedQConfig, Decision
 from safemarl_bench.stackelberg import solve
@@ -39,17 +38,18 @@ class CSQConfig(ConstrainedQConfig):
     """CSQ adds nothing to what every constrained joint-action Q learner can set."""
 
 
-def equilibrium(tables: torch.Tensor, d_leader: torch.Tensor, d_follower: torch.Tensor) -> torch.Tensor:
+def equilibrium(tables: np.ndarray, d_leader: np.ndarray, d_follower: np.ndarray) -> np.ndarray:
     """Return the pairs of equation (10), (B,) int64 indices ``a1 * m2 + a2``.
 
     Args:
         tables: (2 + K1 + K2, B, m1, m2): Q1, Q2, the leader's K1 cost tables, the follower's K2.
         d_leader, d_follower: (K1,) and (K2,) discounted limits.
     """
-    split, q = 2 + len(d_leader), tables.numpy()
-    limits = d_leader.numpy(), d_follower.numpy()
-    selection = solve(q[0], q[1], q[2:split], q[split:], *limits, semantics="csq10", backend="fastest")
-    return torch.from_numpy(selection.leader * tables.shape[-1] + selection.follower)
+    split = 2 + len(d_leader)
+    costs, limits = (tables[2:split], tables[split:]), (d_leader, d_follower)
+    selection = solve(tables[0], tables[1], *costs, *limits, semantics="csq10", backend="fastest")
+    pairs: np.ndarray = selection.leader * tables.shape[-1] + selection.follower
+    return pairs
 
 
 class CSQ(ConstrainedQAgent):
@@ -58,7 +58,7 @@ class CSQ(ConstrainedQAgent):
     Config: ClassVar[type] = CSQConfig
     semantics: ClassVar[str] = "csq10"
 
-    def equilibrium(self, tables: torch.Tensor) -> torch.Tensor:
+    def equilibrium(self, tables: np.ndarray) -> np.ndarray:
         """Return the pairs of equation (10)."""
         return equilibrium(tables, self.d_leader, self.d_follower)
 

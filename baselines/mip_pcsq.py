@@ -72,7 +72,7 @@ class MIPPCSQConfig(ConstrainedQConfig):
             raise ContractError(f"config key 'eps_p' must be positive, got {self.eps_p}")
 
 
-def equilibrium(tables: torch.Tensor, d_leader: torch.Tensor, d_follower: torch.Tensor, backend: str) -> torch.Tensor:
+def equilibrium(tables: np.ndarray, d_leader: np.ndarray, d_follower: np.ndarray, backend: str) -> np.ndarray:
     """Return the pairs of MIP (13), (B,) int64 indices ``i * m2 + j``.
 
     Args:
@@ -80,10 +80,11 @@ def equilibrium(tables: torch.Tensor, d_leader: torch.Tensor, d_follower: torch.
         d_leader, d_follower: (K1,) and (K2,) discounted limits.
         backend: who solves it.
     """
-    split, q = 2 + len(d_leader), tables.numpy()
-    limits = d_leader.numpy(), d_follower.numpy()
-    selection = solve(q[0], q[1], q[2:split], q[split:], *limits, semantics="mip13", backend=backend)
-    return torch.from_numpy(np.asarray(selection.leader * tables.shape[-1] + selection.follower))
+    split = 2 + len(d_leader)
+    costs, limits = (tables[2:split], tables[split:]), (d_leader, d_follower)
+    selection = solve(tables[0], tables[1], *costs, *limits, semantics="mip13", backend=backend)
+    pairs: np.ndarray = selection.leader * tables.shape[-1] + selection.follower
+    return pairs
 
 
 def priorities(errors: torch.Tensor, lam: torch.Tensor, eps_p: float, alpha: float) -> torch.Tensor:
@@ -111,7 +112,7 @@ class MIPPCSQ(ConstrainedQAgent):
         costs = [config.lam_g_leader] * len(self.d_leader) + [config.lam_g_follower] * len(self.d_follower)
         self.lam = torch.tensor([config.lam_q_leader, config.lam_q_follower, *costs])
 
-    def equilibrium(self, tables: torch.Tensor) -> torch.Tensor:
+    def equilibrium(self, tables: np.ndarray) -> np.ndarray:
         """Return the pairs of MIP (13)."""
         return equilibrium(tables, self.d_leader, self.d_follower, self.config.backend)
 
@@ -120,17 +121,18 @@ class MIPPCSQ(ConstrainedQAgent):
         split = 2 + len(self.d_leader)
         g_leader, g_follower = decision.tables[2:split], decision.tables[split:]
         mask = exploration_pairs(g_leader, g_follower, self.d_leader, self.d_follower, constraint_axis=True)
-        return draw_cells(mask.flatten(1).numpy(), rng)
+        return draw_cells(mask.reshape(len(mask), -1), rng)
 
     def make_replay(self, capacity: int) -> PrioritizedReplay:
         """Return an empty prioritised memory."""
         return PrioritizedReplay(capacity, self.columns())
 
-    def weights(self, slots: np.ndarray) -> torch.Tensor:
+    def weights(self, slots: np.ndarray) -> np.ndarray:
         """Return importance weights with the beta of this moment, (B,)."""
         beta = linear(self.config.beta_start, 1.0, self.decisions, self.context.training_steps)
-        return torch.from_numpy(self.replay.weights(slots, beta))
+        return self.replay.weights(slots, beta)
 
-    def after_update(self, slots: np.ndarray, batch: Batch, outputs: torch.Tensor, errors: torch.Tensor) -> None:
+    def after_update(self, slots: np.ndarray, batch: Batch, outputs: np.ndarray, errors: np.ndarray) -> None:
         """Set the priorities of the batch by its errors."""
-        self.replay.update(slots, priorities(errors, self.lam, self.config.eps_p, self.config.alpha).numpy())
+        weighted = priorities(torch.from_numpy(errors), self.lam, self.config.eps_p, self.config.alpha)
+        self.replay.update(slots, weighted.numpy())

@@ -10,7 +10,6 @@ from safemarl_bench.learning.critics import (
     squared_losses,
     squared_losses_gradient,
     td_errors,
-    td_targets,
 )
 from safemarl_bench.learning.encoding import Encoding
 from safemarl_bench.learning.ensemble import Activations, Adam, Ensemble, TrainedEnsemble, soft_update
@@ -77,7 +76,6 @@ __all__ = [
     "squared_losses_gradient",
     "standardised",
     "td_errors",
-    "td_targets",
     "updated_m",
     "value_losses",
 ]

@@ -18,7 +18,7 @@ import torch
 from safemarl_bench.contract import Agent, AgentContext, Arrays, Observation, Transition
 from safemarl_bench.errors import ContractError
 from safemarl_bench.learning.agent_checkpoint import copy_into, read_agent, write_agent
-from safemarl_bench.learning.critics import squared_losses, squared_losses_gradient, td_targets
+from safemarl_bench.learning.critics import squared_losses, squared_losses_gradient, td_errors
 from safemarl_bench.learning.encoding import Encoding, check_octaves
 from safemarl_bench.learning.ensemble import Activations, TrainedEnsemble
 from safemarl_bench.learning.joint import leader_and_follower
@@ -84,18 +84,18 @@ class Batch(NamedTuple):
         continues: (2, B) bool, whether each one's values bootstrap: neither terminated now nor done before.
     """
 
-    features: torch.Tensor
-    next_features: torch.Tensor
-    actions: torch.Tensor
-    payoffs: torch.Tensor
-    alive: torch.Tensor
-    continues: torch.Tensor
+    features: np.ndarray
+    next_features: np.ndarray
+    actions: np.ndarray
+    payoffs: np.ndarray
+    alive: np.ndarray
+    continues: np.ndarray
 
     @classmethod
     def of(cls, rows: Mapping[str, np.ndarray]) -> Batch:
         """Return a batch of replay rows, each (B, ...)."""
-        columns = {name: torch.from_numpy(rows[name]) for name in cls._fields}
-        return cls(**{name: t.mT if name in ("payoffs", "alive", "continues") else t for name, t in columns.items()})
+        by_row = rows["features"], rows["next_features"], rows["actions"]
+        return cls(*by_row, rows["payoffs"].T, rows["alive"].T, rows["continues"].T)
 
 
 class Update(NamedTuple):
@@ -107,9 +107,9 @@ class Update(NamedTuple):
     """
 
     batch: Batch
-    outputs: torch.Tensor
-    errors: torch.Tensor
-    weights: torch.Tensor
+    outputs: np.ndarray
+    errors: np.ndarray
+    weights: np.ndarray
 
 
 class OffPolicyAgent(Agent):
@@ -139,7 +139,7 @@ class OffPolicyAgent(Agent):
             for role, agent in enumerate(self.agents):
                 name = ("g_leader", "g_follower")[role]
                 owners |= {f"{name}_{k}": role for k in range(len(context.cost_limits[agent]))}
-        self.owner = torch.tensor(list(owners.values()))
+        self.owner = np.array(list(owners.values()))
         self.torch_generator = torch.Generator().manual_seed(context.seed)
         self.state_encoding = Encoding(context.state_features, config.octaves)
         self.num_states = self.state_encoding.width
@@ -154,7 +154,7 @@ class OffPolicyAgent(Agent):
         )
         self.decisions = 0
         self.replay = self.make_replay(max(1, min(config.buffer_size, context.training_steps * context.num_envs)))
-        self._equal_weights = torch.ones(config.batch_size)
+        self._equal_weights = np.ones(config.batch_size, np.float32)
         self._last: Update | None = None
         self._seen: tuple[Observation | None, np.ndarray] = (None, np.empty(0))
 
@@ -171,11 +171,11 @@ class OffPolicyAgent(Agent):
         """Return what is remembered of actions, agent -> (E, ...): the row ``actions`` of `Batch`, (E, ...)."""
 
     @abstractmethod
-    def evaluate(self, batch: Batch) -> tuple[Activations, torch.Tensor]:
+    def evaluate(self, batch: Batch) -> tuple[Activations, np.ndarray]:
         """Return (activations of the online critics, at s in the first B rows; errors (C, B)) of a batch."""
 
     @abstractmethod
-    def backpropagate(self, batch: Batch, activations: Activations, gradient: torch.Tensor) -> torch.Tensor:
+    def backpropagate(self, batch: Batch, activations: Activations, gradient: np.ndarray) -> torch.Tensor:
         """Return the derivative of the loss by the critics' parameters, (P,), given that by the values, (C, B)."""
 
     def features(self, observation: Observation) -> np.ndarray:
@@ -197,11 +197,11 @@ class OffPolicyAgent(Agent):
         """Return an empty memory."""
         return ReplayBuffer(capacity, self.columns())
 
-    def weights(self, slots: np.ndarray) -> torch.Tensor:
+    def weights(self, slots: np.ndarray) -> np.ndarray:
         """Return the loss weight of each row of a batch, (B,)."""
         return self._equal_weights
 
-    def after_update(self, slots: np.ndarray, batch: Batch, outputs: torch.Tensor, errors: torch.Tensor) -> None:
+    def after_update(self, slots: np.ndarray, batch: Batch, outputs: np.ndarray, errors: np.ndarray) -> None:
         """React to a critic update.
 
         Args:
@@ -250,7 +250,7 @@ class OffPolicyAgent(Agent):
         activations, errors = self.evaluate(batch)
         gradient = squared_losses_gradient(errors, weights)
         self.critics.descend(self.backpropagate(batch, activations, gradient))
-        outputs = activations.outputs[:, : len(slots)]
+        outputs = activations.outputs.numpy()[:, : len(slots)]
         self.after_update(slots, batch, outputs, errors)
         return Update(batch, outputs, errors, weights)
 
@@ -258,23 +258,23 @@ class OffPolicyAgent(Agent):
         """Return what to report after an update, by name, beside the losses; it is asked at every 100th one."""
         return {"epsilon": self.epsilon}
 
-    def mean_values(self, values: torch.Tensor, alive: torch.Tensor) -> dict[str, float]:
+    def mean_values(self, values: np.ndarray, alive: np.ndarray) -> dict[str, float]:
         """Return the mean of each critic by name, ``value_*``; values: (C, B), alive: (2, B), done owners left out."""
-        stake = alive[self.owner]
-        means = (values * stake).sum(1) / stake.sum(1).clamp_(min=1)
+        stake = torch.from_numpy(alive[self.owner])
+        means = (torch.from_numpy(values) * stake).sum(1) / stake.sum(1).clamp_(min=1)
         return dict(zip((f"value_{name}" for name in self.critics.names), means.tolist(), strict=True))
 
-    def targets(self, batch: Batch, bootstrap: torch.Tensor) -> torch.Tensor:
-        """Return what the critics learn at a batch, (C, B), given the values of the next pair of actions, (C, B)."""
-        continues = self.of_owners(batch.continues)
-        if self.config.mean_done_mask:
-            bootstrap = bootstrap * continues.float().mean(dim=1, keepdim=True)
-            continues = torch.ones_like(continues)
-        return td_targets(batch.payoffs, bootstrap, continues, self.context.gamma)
+    def errors(self, batch: Batch, values: np.ndarray, bootstrap: np.ndarray) -> np.ndarray:
+        """Return the temporal-difference errors of a batch, (C, B).
 
-    def of_owners(self, flags: torch.Tensor) -> torch.Tensor:
-        """Return what holds for each critic's owner, (C, B), of leader and follower (2, B)."""
-        return torch.from_numpy(flags.numpy()[self.owner.numpy()])
+        Args:
+            values: (C, B) of the critics at s. bootstrap: (C, B), what the targets say of the next pair of actions.
+        """
+        continues = batch.continues
+        if self.config.mean_done_mask:
+            bootstrap = bootstrap * continues.mean(axis=1, dtype=np.float32)[self.owner][:, None]
+            continues = np.ones_like(continues)
+        return td_errors(values, bootstrap, batch.payoffs, continues, batch.alive, self.owner, self.context.gamma)
 
     def _alive(self, observation: Observation) -> np.ndarray:
         return np.array([observation.alive[agent] for agent in self.agents])

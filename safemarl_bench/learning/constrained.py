@@ -7,7 +7,7 @@ import math
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-import torch
+import numpy as np
 
 from safemarl_bench.contract import AgentContext
 from safemarl_bench.learning.agent import OffPolicyConfig, Update
@@ -43,13 +43,13 @@ class ConstrainedQAgent(JointQAgent):
         super().__init__(context, config)
         self.d_leader, self.d_follower = (discounted_limits(context, agent) for agent in self.joint.agents)
         if config.vacuous_limits:
-            self.d_leader, self.d_follower = (torch.full_like(d, math.inf) for d in (self.d_leader, self.d_follower))
+            self.d_leader, self.d_follower = (np.full_like(d, math.inf) for d in (self.d_leader, self.d_follower))
 
     @abstractmethod
-    def equilibrium(self, tables: torch.Tensor) -> torch.Tensor:
+    def equilibrium(self, tables: np.ndarray) -> np.ndarray:
         """Return the pairs to play, (B,) int64, of tables (2 + K1 + K2, B, m1, m2)."""
 
-    def greedy(self, decision: Decision) -> torch.Tensor:
+    def greedy(self, decision: Decision) -> np.ndarray:
         """Return the equilibrium of every table."""
         if self.config.max_max_leader:
             return max_max_pairs(decision.tables, self.d_leader, self.d_follower)
@@ -57,16 +57,13 @@ class ConstrainedQAgent(JointQAgent):
 
     def metrics(self, update: Update) -> dict[str, float]:
         """Add the share of the batch's states in which no pair keeps the limits."""
-        q_leader, q_follower, *costs = self.decision(update).tables
-        split = len(self.d_leader)
-        g_leader, g_follower = (torch.stack(part) for part in (costs[:split], costs[split:]))
-        feasible = solve(
-            q_leader, q_follower, g_leader, g_follower, self.d_leader, self.d_follower, semantics=self.semantics
-        ).feasible
-        return super().metrics(update) | {"infeasible": 1.0 - float(feasible.float().mean())}
+        tables, split = self.decision(update).tables, 2 + len(self.d_leader)
+        costs, limits = (tables[2:split], tables[split:]), (self.d_leader, self.d_follower)
+        feasible = solve(tables[0], tables[1], *costs, *limits, semantics=self.semantics).feasible
+        return super().metrics(update) | {"infeasible": 1.0 - float(feasible.mean(dtype=np.float32))}
 
 
-def max_max_pairs(tables: torch.Tensor, d_leader: torch.Tensor, d_follower: torch.Tensor) -> torch.Tensor:
+def max_max_pairs(tables: np.ndarray, d_leader: np.ndarray, d_follower: np.ndarray) -> np.ndarray:
     """Return the pairs of a leader who hopes for the best and a follower who answers, (B,) int64.
 
     ``a1 = argmax over a1 of max over a2 with G1 <= d1 of Q1``, ``a2 = argmax over a2 with G2(a1, a2) <= d2 of Q2``;
@@ -78,8 +75,8 @@ def max_max_pairs(tables: torch.Tensor, d_leader: torch.Tensor, d_follower: torc
     split, columns = 2 + len(d_leader), tables.shape[3]
     own = tables[2:split]
     row = solve(tables[0], tables[0], own, own, d_leader, d_leader, semantics="csq10").leader
-    left = tables.gather(2, row[None, :, None, None].expand(len(tables), -1, 1, columns))
-    free = torch.full_like(d_leader, math.inf)
+    left = tables[:, np.arange(len(row)), row][:, :, None]
+    free = np.full_like(d_leader, math.inf)
     answer = solve(left[0], left[1], left[2:split], left[split:], free, d_follower, semantics="csq10").follower
-    pairs: torch.Tensor = row * columns + answer
+    pairs: np.ndarray = row * columns + answer
     return pairs

@@ -94,7 +94,7 @@ class Ensemble:
             self.gradient.numpy(),
             np.array(widths),
         )
-        self._compiled = compiled_layers(widths)
+        self._compiled = compiled_layers(widths) if self.parameters.dtype == torch.float32 else 0
         self._totals = [sum(widths[1 : layer + 1]) for layer in range(len(widths))]
         for weight, bias in self._layers:
             bound = 1.0 / math.sqrt(weight.shape[1])
@@ -249,7 +249,7 @@ class Adam:
         beta_mean, beta_square = self.betas
         correction = math.sqrt(1.0 - beta_square**self.steps)
         rate = -self.rate / (1.0 - beta_mean**self.steps)
-        if COMPILED:
+        if COMPILED and self.parameters.dtype == torch.float32:
             tensors = (self.parameters, gradient, self.mean, self.square, self._root)
             parameters, slopes, mean, square, root = (tensor.numpy() for tensor in tensors)
             least = (1e-9 * self.eps * math.sqrt(1.0 - beta_square)) ** 2

@@ -11,7 +11,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 
 from safemarl_bench.contract import AgentContext, Arrays, discounted_limit
 from safemarl_bench.errors import ContractError
@@ -81,9 +80,7 @@ class JointActions:
         }
 
 
-def respect_done(
-    tables: torch.Tensor, alive: torch.Tensor, owner: torch.Tensor, neutral: tuple[int, int]
-) -> torch.Tensor:
+def respect_done(tables: np.ndarray, alive: np.ndarray, owner: np.ndarray, neutral: tuple[int, int]) -> np.ndarray:
     """Return tables in which a done agent has no choice and nothing at stake.
 
     Where an agent is done, every one of its rows (columns) is a copy of its neutral one, so that an
@@ -96,14 +93,13 @@ def respect_done(
         owner: (C,) int64, 0 or 1: whose value each table is.
         neutral: row and column of the neutral actions.
     """
-    flags = np.ascontiguousarray(alive.numpy())
-    if flags.all():
+    if alive.all():
         return tables
-    respected = np.empty(tables.shape, np.float32)
+    respected = np.empty(tables.shape, tables.dtype)
     cells = _cells((tables.shape[2], tables.shape[3]), neutral)
-    flat = tables.numpy().reshape(*tables.shape[:2], -1)
-    _write_respected(flat, flags, owner.numpy(), cells, respected.reshape(flat.shape))
-    return torch.from_numpy(respected)
+    flat = tables.reshape(*tables.shape[:2], -1)
+    _write_respected(flat, np.ascontiguousarray(alive), owner, cells, respected.reshape(flat.shape))
+    return respected
 
 
 @compiled
@@ -120,16 +116,16 @@ def _write_respected(tables: Any, alive: Any, owner: Any, cells: Any, respected:
 
 
 def executed_pairs(
-    pairs: torch.Tensor, shape: tuple[int, int], neutral: tuple[int, int], alive: torch.Tensor
-) -> torch.Tensor:
+    pairs: np.ndarray, shape: tuple[int, int], neutral: tuple[int, int], alive: np.ndarray
+) -> np.ndarray:
     """Return which pairs are executed in place of `pairs`, both (B,) int64: a done agent plays its neutral action.
 
     Args:
         pairs: indices. shape: (m1, m2). neutral: row and column of the neutral actions.
         alive: (2, B) bool, leader and follower.
     """
-    leader, follower = alive.numpy()
-    return torch.from_numpy(_cells(shape, neutral)[leader * 2 + follower, pairs.numpy()])
+    executed: np.ndarray = _cells(shape, neutral)[alive[0] * 2 + alive[1], pairs]
+    return executed
 
 
 @functools.cache
@@ -141,7 +137,7 @@ def _cells(shape: tuple[int, int], neutral: tuple[int, int]) -> np.ndarray:
     return np.stack([np.broadcast_to(stand_in, shape) for stand_in in stand_ins]).reshape(4, -1)
 
 
-def discounted_limits(context: AgentContext, agent: str) -> torch.Tensor:
+def discounted_limits(context: AgentContext, agent: str) -> np.ndarray:
     """Return the limits of an agent's discounted costs-to-go, (K,) float32.
 
     Raises:
@@ -150,4 +146,4 @@ def discounted_limits(context: AgentContext, agent: str) -> torch.Tensor:
     limits = context.cost_limits[agent]
     if not limits:
         raise ContractError(f"a constrained learner needs at least one cost limit per agent, {agent!r} has none")
-    return torch.tensor([discounted_limit(limit, context.gamma, context.horizon) for limit in limits])
+    return np.array([discounted_limit(limit, context.gamma, context.horizon) for limit in limits], np.float32)

@@ -13,7 +13,6 @@ import torch
 from safemarl_bench.contract import AgentContext, Arrays, Observation
 from safemarl_bench.errors import ContractError, SolveError
 from safemarl_bench.learning.agent import Batch, OffPolicyAgent, Update
-from safemarl_bench.learning.critics import td_errors
 from safemarl_bench.learning.ensemble import Activations
 from safemarl_bench.learning.joint import JointActions, executed_pairs, respect_done
 
@@ -27,9 +26,9 @@ class Decision(NamedTuple):
         alive: (2, B) bool, who still chooses.
     """
 
-    tables: torch.Tensor
-    features: torch.Tensor
-    alive: torch.Tensor
+    tables: np.ndarray
+    features: np.ndarray
+    alive: np.ndarray
 
 
 class JointQAgent(OffPolicyAgent):
@@ -47,7 +46,7 @@ class JointQAgent(OffPolicyAgent):
         super().__init__(context, config)
 
     @abstractmethod
-    def greedy(self, decision: Decision) -> torch.Tensor:
+    def greedy(self, decision: Decision) -> np.ndarray:
         """Return the pairs to play, (B,) int64; a done agent's part of them does not count."""
 
     @abstractmethod
@@ -66,25 +65,25 @@ class JointQAgent(OffPolicyAgent):
         """Return the pairs' indices, (E,) int64."""
         return self.joint.pairs(actions)
 
-    def backpropagate(self, batch: Batch, activations: Activations, gradient: torch.Tensor) -> torch.Tensor:
+    def backpropagate(self, batch: Batch, activations: Activations, gradient: np.ndarray) -> torch.Tensor:
         """See `OffPolicyAgent.backpropagate`: only the pairs executed count."""
-        return self.critics.online.backward_at(activations, batch.actions, gradient)
+        cells = torch.from_numpy(batch.actions)
+        return self.critics.online.backward_at(activations, cells, torch.from_numpy(gradient))
 
     @torch.inference_mode()
     def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
         """Play `greedy`, or with chance `epsilon` per game `explore`; see `Agent.act`."""
-        features = torch.from_numpy(self.features_of(observation))
-        alive = self._alive(observation)
-        outputs = self.critics.online.outputs(features[:, : self.num_states])
-        decision = self._decision(outputs, features, torch.from_numpy(alive))
+        features, alive = self.features_of(observation), self._alive(observation)
+        outputs = self.critics.online.outputs(torch.from_numpy(features[:, : self.num_states]))
+        decision = self._decision(outputs.numpy(), features, alive)
         with self._divergence_named():
-            pairs = self.greedy(decision).numpy()
+            pairs = self.greedy(decision)
             curious = rng.random(len(pairs)) < self.epsilon if explore else np.zeros(len(pairs), bool)
             if curious.any():
                 pairs = np.where(curious, self.explore(decision, rng), pairs)
         return self.joint.actions(pairs, alive)
 
-    def evaluate(self, batch: Batch) -> tuple[Activations, torch.Tensor]:
+    def evaluate(self, batch: Batch) -> tuple[Activations, np.ndarray]:
         """Return (activations of the online critics at s, then s', errors (C, B)) of a batch.
 
         The next pair is chosen at s' from the online tables and valued by the target networks; a
@@ -92,16 +91,16 @@ class JointQAgent(OffPolicyAgent):
         """
         count = len(batch.actions)
         states, next_states = batch.features[:, : self.num_states], batch.next_features[:, : self.num_states]
-        activations = self.critics.online.forward(torch.cat((states, next_states)))
+        activations = self.critics.online.forward(torch.from_numpy(np.concatenate((states, next_states))))
+        outputs = activations.outputs.numpy()
         if self.config.target_pair_at_s:
-            decision = self._decision(activations.outputs[:, :count], batch.features, batch.continues)
+            decision = self._decision(outputs[:, :count], batch.features, batch.continues)
         else:
-            decision = self._decision(activations.outputs[:, count:], batch.next_features, batch.continues)
+            decision = self._decision(outputs[:, count:], batch.next_features, batch.continues)
         with self._divergence_named():
             next_pairs = self._executed(self.greedy(decision), batch.continues)
-        bootstrap = at(self.critics.target.outputs(next_states), next_pairs)
-        values = at(activations.outputs[:, :count], batch.actions)
-        return activations, td_errors(values, self.targets(batch, bootstrap), self.of_owners(batch.alive))
+        later = self.critics.target.outputs(torch.from_numpy(next_states)).numpy()
+        return activations, self.errors(batch, at(outputs[:, :count], batch.actions), at(later, next_pairs))
 
     def metrics(self, update: Update) -> dict[str, float]:
         """Return epsilon and what the critics say of the pairs now played in the batch's states, on average."""
@@ -113,12 +112,12 @@ class JointQAgent(OffPolicyAgent):
         """Return what the choice of a pair depended on in the states of an update."""
         return self._decision(update.outputs, update.batch.features, update.batch.alive)
 
-    def _executed(self, pairs: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+    def _executed(self, pairs: np.ndarray, alive: np.ndarray) -> np.ndarray:
         """Return the pairs with the neutral action in place of a done agent's."""
         return executed_pairs(pairs, self.joint.shape, self.joint.neutral, alive)
 
-    def _decision(self, outputs: torch.Tensor, features: torch.Tensor, alive: torch.Tensor) -> Decision:
-        tables = outputs.view(*outputs.shape[:2], *self.joint.shape)
+    def _decision(self, outputs: np.ndarray, features: np.ndarray, alive: np.ndarray) -> Decision:
+        tables = outputs.reshape(*outputs.shape[:2], *self.joint.shape)
         return Decision(respect_done(tables, alive, self.owner, self.joint.neutral), features, alive)
 
     @contextlib.contextmanager
@@ -131,7 +130,6 @@ class JointQAgent(OffPolicyAgent):
             raise ContractError(f"critics diverged after {self.critics.updates} updates: {error}") from error
 
 
-def at(outputs: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+def at(outputs: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """Return the outputs (C, B, M) at one of them for each row, cells (B,), as (C, B)."""
-    values = outputs.numpy()
-    return torch.from_numpy(np.ascontiguousarray(values[:, np.arange(values.shape[1]), cells.numpy()]))
+    return outputs[:, np.arange(len(cells)), cells]

@@ -72,15 +72,10 @@ def random_batch(rows, alive, continues):
     actions = np.tanh(rng.standard_normal((rows, 3)))
     owner = np.array([0, 0, 1])
     actions = np.where(np.asarray(alive)[owner].T, actions, NEUTRAL)
-    as_tensor = lambda array: torch.tensor(np.asarray(array), dtype=torch.get_default_dtype())  # noqa: E731
-    return Batch(
-        as_tensor(rng.standard_normal((rows, 9))),
-        as_tensor(rng.standard_normal((rows, 9))),
-        as_tensor(actions),
-        as_tensor(rng.standard_normal((5, rows))),
-        torch.tensor(alive),
-        torch.tensor(continues),
-    )
+    dtype = torch.empty(0).numpy().dtype
+    features, next_features = (rng.standard_normal((rows, 9)).astype(dtype) for _ in range(2))
+    payoffs = rng.standard_normal((5, rows)).astype(dtype)
+    return Batch(features, next_features, actions.astype(dtype), payoffs, alive, continues)
 
 
 def perceptron(network, inputs, member=0):
@@ -108,7 +103,7 @@ def answers(leader, follower, seen, alive):
 
 def actor_losses(agent, batch, lam, penalty):
     """Return the losses of leader and follower, done agents counting 0."""
-    seen, alive, remembered = batch.features.numpy(), batch.alive.numpy(), batch.actions.numpy()
+    seen, alive, remembered = batch.features, batch.alive, batch.actions
     u1 = perceptron(agent.leader.online, seen[:, 2:5])
     own, losses = bounded(u1, alive[0], NEUTRAL[:2]), []
     for a1 in (own, remembered[:, :2]):
@@ -172,11 +167,11 @@ def test_an_update_moves_each_actor_down_its_own_loss():
 
 def targets(agent, batch, seen):
     """Return r + gamma Q_targ(s', mu1_targ(o1), mu2_targ(o2, a1)), (5, B), with o1, o2 from features `seen`."""
-    continues = batch.continues.numpy()
-    a1, a2 = answers(agent.leader.target, agent.follower.target, seen.numpy(), continues)
-    inputs = np.concatenate((batch.next_features.numpy(), a1, a2), axis=1)
+    continues = batch.continues
+    a1, a2 = answers(agent.leader.target, agent.follower.target, seen, continues)
+    inputs = np.concatenate((batch.next_features, a1, a2), axis=1)
     values = np.stack([perceptron(agent.critics.target, inputs, k)[:, 0] for k in range(5)])
-    return batch.payoffs.numpy() + 0.9 * np.where(continues[OWNER], values, 0.0)
+    return batch.payoffs + 0.9 * np.where(continues[OWNER], values, 0.0)
 
 
 @pytest.mark.parametrize("target_pair_at_s", [False, True])
@@ -188,12 +183,12 @@ def test_errors_bootstrap_on_the_target_actors_at_the_next_observation_or_in_the
     alive = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 1, 0]], bool)
     continues = np.array([[1, 0, 0, 1, 0, 0], [1, 1, 0, 0, 1, 0]], bool)
     batch = random_batch(6, alive, continues)
-    inputs = np.concatenate((batch.features.numpy(), batch.actions.numpy()), axis=1)
+    inputs = np.concatenate((batch.features, batch.actions), axis=1)
     values = np.stack([perceptron(agent.critics.online, inputs, k)[:, 0] for k in range(5)])
     seen = batch.features if target_pair_at_s else batch.next_features
     _, errors = agent.evaluate(batch)
     expected = np.where(alive[OWNER], values - targets(agent, batch, seen), 0.0)
-    np.testing.assert_allclose(errors.numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(errors, expected, atol=1e-12)
 
 
 @pytest.mark.usefixtures("double_precision")
@@ -202,13 +197,13 @@ def test_the_mean_done_mask_of_released_codes_takes_a_share_of_every_bootstrap()
     randomise(agent)
     batch = random_batch(4, ALIVE[:, :4], np.array([[1, 1, 0, 1], [1, 0, 0, 0]], bool))
     shares = np.array([0.75, 0.25])[OWNER][:, None]
-    a1, a2 = answers(agent.leader.target, agent.follower.target, batch.next_features.numpy(), batch.continues.numpy())
-    inputs = np.concatenate((batch.next_features.numpy(), a1, a2), axis=1)
+    a1, a2 = answers(agent.leader.target, agent.follower.target, batch.next_features, batch.continues)
+    inputs = np.concatenate((batch.next_features, a1, a2), axis=1)
     bootstrap = np.stack([perceptron(agent.critics.target, inputs, k)[:, 0] for k in range(5)])
-    inputs = np.concatenate((batch.features.numpy(), batch.actions.numpy()), axis=1)
+    inputs = np.concatenate((batch.features, batch.actions), axis=1)
     values = np.stack([perceptron(agent.critics.online, inputs, k)[:, 0] for k in range(5)])
-    expected = values - batch.payoffs.numpy() - 0.9 * shares * bootstrap
-    np.testing.assert_allclose(agent.evaluate(batch)[1].numpy(), expected, atol=1e-12)
+    expected = values - batch.payoffs - 0.9 * shares * bootstrap
+    np.testing.assert_allclose(agent.evaluate(batch)[1], expected, atol=1e-12)
 
 
 def test_lagrangian_weights_by_hand():

@@ -197,8 +197,8 @@ def test_the_three_equilibria_of_state_1_differ():
 
 
 def test_the_two_constrained_equilibria_are_those_of_the_example():
-    tables = torch.tensor(PAYOFFS[:, 1:2], dtype=torch.float32)
-    d = torch.tensor([D])
+    tables = PAYOFFS[:, 1:2].astype(np.float32)
+    d = np.array([D], np.float32)
     assert csq_equilibrium(tables, d, d).tolist() == [3]
     assert mip_equilibrium(tables, d, d, "torch").tolist() == [1]
     assert mip_equilibrium(tables, d, d, "python").tolist() == [1]
@@ -269,8 +269,8 @@ def test_mip_pcsq_writes_back_the_priorities_of_its_batch():
     agent.learn()
     changed = agent.replay.priorities.ravel()[: agent.replay.size] != 50.0
     assert 16 < changed.sum() <= 64
-    errors = agent._last.errors
-    assert agent.replay.priorities.ravel()[: agent.replay.size][changed].max() < (errors.abs().sum(0).max() + 50) ** 0.6
+    largest = (np.abs(agent._last.errors).sum(0).max() + 50) ** 0.6
+    assert agent.replay.priorities.ravel()[: agent.replay.size][changed].max() < largest
 
 
 def test_bilevel_pairs_maximise_over_all_actions_even_where_all_values_are_negative():
@@ -332,11 +332,11 @@ def test_where_the_leader_is_done_bi_acs_follower_answers_the_neutral_action():
 def test_the_actor_learns_the_best_answers_and_nothing_from_done_agents(alive, expected):
     agent = bi_ac_with_answers([[0.0, 0.0], [0.0, 0.0]])
     before = agent.actor.parameters.clone()
-    nothing = torch.zeros(1, 8)
-    batch = Batch(nothing, nothing, torch.tensor([0]), torch.zeros(2, 1), torch.tensor([[alive[0]], [alive[1]]]), None)
-    outputs = torch.tensor([[[0.0, 0, 0, 0]], [[1.0, 2, 4, 3]]])
+    nothing = np.zeros((1, 8), np.float32)
+    batch = Batch(nothing, nothing, np.array([0]), np.zeros((2, 1)), np.array([[alive[0]], [alive[1]]]), None)
+    outputs = np.array([[[0.0, 0, 0, 0]], [[1.0, 2, 4, 3]]], np.float32)
     for _ in range(5):
-        agent.after_update(np.array([0]), batch, outputs, torch.zeros(2, 1))
+        agent.after_update(np.array([0]), batch, outputs, np.zeros((2, 1)))
     if expected is None:
         assert torch.equal(agent.actor.parameters, before)
     else:
@@ -412,7 +412,7 @@ def test_metrics_are_reported_by_name_every_hundred_updates(name):
 def test_the_share_of_states_without_a_pair_within_the_limits_is_reported(name):
     agent = train(build(name), Games(), 60)
     for limit, share in ((1e9, 0.0), (-1e9, 1.0)):
-        agent.d_leader.fill_(limit)
+        agent.d_leader.fill(limit)
         assert agent.metrics(agent._last)["infeasible"] == share
 
 

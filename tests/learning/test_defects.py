@@ -14,7 +14,7 @@ from safemarl_bench.contract import AgentContext, Features
 from safemarl_bench.learning import Batch
 from safemarl_bench.learning.constrained import max_max_pairs
 
-LIMIT = torch.tensor([1.0])
+LIMIT = np.array([1.0], np.float32)
 BOX = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 ONE_HOT = Features(("at s", "at s'"), (0.0, 0.0), (1.0, 1.0))
 CONTEXT = AgentContext(
@@ -34,18 +34,18 @@ CONTEXT = AgentContext(
     seed=0,
 )
 # Q1, Q2, G1, G2: the equilibrium is (1, 1); at (0, 0) the leader would earn most, but the follower answers 1 there.
-TABLES = torch.tensor([[[9.0, 3.0], [8.0, 6.0]], [[1.0, 4.0], [2.0, 7.0]], [[0.0, 0.0]] * 2, [[0.0, 0.0]] * 2])
+TABLES = np.array([[[9.0, 3.0], [8.0, 6.0]], [[1.0, 4.0], [2.0, 7.0]], [[0.0, 0.0]] * 2, [[0.0, 0.0]] * 2], np.float32)
 
 
 def batch(continues):
     count = len(continues)
     return Batch(
-        features=torch.tensor([[1.0, 0.0]]).repeat(count, 1),
-        next_features=torch.tensor([[0.0, 1.0]]).repeat(count, 1),
-        actions=torch.zeros(count, dtype=torch.int64),
-        payoffs=torch.zeros(4, count),
-        alive=torch.ones(2, count, dtype=torch.bool),
-        continues=torch.tensor([continues, continues]),
+        features=np.array([[1.0, 0.0]] * count, np.float32),
+        next_features=np.array([[0.0, 1.0]] * count, np.float32),
+        actions=np.zeros(count, np.int64),
+        payoffs=np.zeros((4, count), np.float32),
+        alive=np.ones((2, count), bool),
+        continues=np.array([continues, continues]),
     )
 
 
@@ -53,18 +53,18 @@ def learner(**switches):
     """A linear learner whose online tables are `TABLES` at s' and turned round at s; targets are 10 to 13 at s'."""
     agent = CSQ(CONTEXT, CSQConfig(hidden=(), **switches))
     for network, at_s, at_next in (
-        (agent.critics.online, TABLES.flip(1, 2), TABLES),
-        (agent.critics.target, torch.zeros(4, 2, 2), torch.arange(10.0, 14.0).view(2, 2).expand(4, 2, 2)),
+        (agent.critics.online, np.flip(TABLES, (1, 2)), TABLES),
+        (agent.critics.target, np.zeros((4, 2, 2)), np.arange(10.0, 14.0).reshape(2, 2) + np.zeros((4, 1, 1))),
     ):
-        weights = torch.stack([at_s, at_next]).view(2, 4, 4).transpose(0, 1)
+        weights = np.stack([at_s, at_next]).reshape(2, 4, 4).swapaxes(0, 1).ravel()
         network.parameters.zero_()
-        network.parameters[: weights.numel()] = weights.flatten()
+        network.parameters[: weights.size] = torch.from_numpy(weights)
     return agent
 
 
 def bootstraps(agent, *continues):
     """Return gamma times the value of the next pair in each row, of the leader's critic."""
-    value = agent.critics.online.outputs(torch.tensor([[1.0, 0.0]]))[0, 0, 0]
+    value = agent.critics.online.outputs(torch.tensor([[1.0, 0.0]]))[0, 0, 0].item()
     return (value - agent.evaluate(batch(list(continues)))[1][0]).tolist()
 
 
@@ -88,7 +88,7 @@ def test_a_shared_mean_mask_lets_ended_tasks_bootstrap_and_running_ones_too_litt
 def test_a_max_max_leader_hopes_for_an_answer_that_the_follower_does_not_give():
     assert max_max_pairs(TABLES[:, None], LIMIT, LIMIT).tolist() == [1]  # row 0 for 9, answered by 1
     assert learner().equilibrium(TABLES[:, None]).tolist() == [3]
-    unsafe = TABLES.clone()
+    unsafe = TABLES.copy()
     unsafe[2, 0, 0] = 2.0  # the leader's limit rules (0, 0) out: row 1 for 8
     assert max_max_pairs(unsafe[:, None], LIMIT, LIMIT).tolist() == [3]
     unsafe[3, 1, 1] = 2.0  # the follower's limit rules its answer out
@@ -97,7 +97,7 @@ def test_a_max_max_leader_hopes_for_an_answer_that_the_follower_does_not_give():
 
 @pytest.mark.parametrize(("agent", "config"), [(CSQ, CSQConfig), (MIPPCSQ, MIPPCSQConfig)])
 def test_vacuous_limits_leave_the_unconstrained_equilibrium(agent, config):
-    costly = TABLES.clone()
+    costly = TABLES.copy()
     costly[2:] = 1000.0
     costly[2:, 0, 0] = 0.0  # alone safe
     constrained, free = (agent(CONTEXT, config(hidden=(), vacuous_limits=switch)) for switch in (False, True))

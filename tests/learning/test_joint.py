@@ -5,7 +5,6 @@ import dataclasses
 import gymnasium
 import numpy as np
 import pytest
-import torch
 
 from safemarl_bench.contract import AgentContext, Features
 from safemarl_bench.errors import ContractError
@@ -65,9 +64,9 @@ def test_other_games_are_refused(change, message):
 
 def test_a_done_agent_has_no_choice_and_nothing_at_stake():
     inf = float("inf")
-    tables = torch.tensor([[[1.0, 2, 3], [4, 5, 6]], [[7, inf, 9], [-1, -2, -3]]]).unsqueeze(1).repeat(1, 3, 1, 1)
-    alive = torch.tensor([[True, False, True], [True, True, False]])
-    respected = respect_done(tables, alive, torch.tensor([0, 1]), neutral=(1, 2))
+    tables = np.array([[[1.0, 2, 3], [4, 5, 6]], [[7, inf, 9], [-1, -2, -3]]])[:, None].repeat(3, axis=1)
+    alive = np.array([[True, False, True], [True, True, False]])
+    respected = respect_done(tables, alive, np.array([0, 1]), neutral=(1, 2))
     assert respected[0, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
     assert respected[1, 0].tolist() == [[7, inf, 9], [-1, -2, -3]]
     assert respected[0, 1].tolist() == [[0, 0, 0], [0, 0, 0]]  # the leader is done: nothing of its own,

@@ -14,7 +14,7 @@ from safemarl_bench.baselines.mip_pcsq import MIPPCSQ, MIPPCSQConfig
 
 from safemarl_bench.contract import AgentContext, Features, Observation, Transition
 from safemarl_bench.errors import ContractError
-from safemarl_bench.learning import Batch, squared_losses, squared_losses_gradient, td_errors, td_targets
+from safemarl_bench.learning import Batch, squared_losses, squared_losses_gradient, td_errors
 from safemarl_bench.learning.ensemble import TrainedEnsemble
 
 BOX = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -139,7 +139,7 @@ def test_an_agent_that_was_done_before_has_no_loss(agent):
     late = transition(before=(False, True), after=(False, True))
     late_errors = errors(agent, late)
     assert late_errors[:, 0].tolist() == pytest.approx([0, 100 + ONGOING[1], 0, 100 + ONGOING[3]])
-    assert squared_losses(late_errors, torch.ones(1))[[0, 2]].tolist() == [0, 0]
+    assert squared_losses(late_errors, np.ones(1, np.float32))[[0, 2]].tolist() == [0, 0]
 
 
 def test_masks_belong_to_their_own_row_of_a_batch(agent):
@@ -178,24 +178,24 @@ def test_games_that_are_over_are_not_remembered(agent):
     assert agent.replay.size == 0
 
 
-def test_td_targets_by_hand():
-    payoffs = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    bootstrap = torch.tensor([[10.0, float("inf")], [30.0, 40.0]])
-    continues = torch.tensor([[True, False], [True, True]])
-    assert td_targets(payoffs, bootstrap, continues, 0.5).tolist() == [[6.0, 2.0], [18.0, 24.0]]
+def test_td_errors_by_hand():
+    values = np.array([[10.0, 20.0], [30.0, 40.0], [50.0, 60.0]], np.float32)
+    bootstrap = np.array([[10.0, np.inf], [30.0, 40.0], [np.nan, 40.0]], np.float32)
+    payoffs = np.array([[1.0, 3.0, 5.0], [2.0, 4.0, 6.0]], np.float32).T  # as a batch shows its rows
+    continues, alive = np.array([[True, False], [True, True]]), np.array([[True, True], [False, True]])
+    errors = td_errors(values, bootstrap, payoffs, continues, alive, np.array([0, 1, 1]), 0.5)
+    assert errors.tolist() == [[10 - 6, 20 - 2], [0, 40 - 24], [0, 60 - 26]]
+    assert errors.dtype == np.float32
 
 
 def test_losses_and_their_gradient_by_hand_and_by_autograd():
-    values, targets = torch.tensor([[1.0, 2.0], [5.0, 5.0]]), torch.tensor([[0.0, 4.0], [2.0, 1.0]])
-    alive = torch.tensor([[True, True], [True, False]])
-    assert td_errors(values, targets, alive).tolist() == [[1.0, -2.0], [3.0, 0.0]]
-    values.requires_grad_()
-    errors = torch.where(alive, values - targets, 0.0)
+    errors = torch.tensor([[1.0, -2.0], [3.0, 0.0]], requires_grad=True)
     weights = torch.tensor([1.0, 0.5])
-    losses = squared_losses(errors, weights)
+    losses = squared_losses(errors.detach().numpy(), weights.numpy())
     assert losses.tolist() == [(1 * 1 + 0.5 * 4) / 2, 9 / 2]
-    losses.sum().backward()
-    assert torch.equal(squared_losses_gradient(errors.detach(), weights), values.grad)
+    (errors.square() * weights).mean(1).sum().backward()
+    gradient = squared_losses_gradient(errors.detach().numpy(), weights.numpy())
+    assert gradient.tolist() == errors.grad.tolist()
 
 
 def test_a_step_moves_the_chosen_pair_only_and_the_target_every_interval():
