@@ -132,4 +132,4 @@ class JointQAgent(OffPolicyAgent):
 
 def at(outputs: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """Return the outputs (C, B, M) at one of them for each row, cells (B,), as (C, B)."""
-    return outputs[:, np.arange(len(cells)), cells]
+    return np.ascontiguousarray(outputs[:, np.arange(len(cells)), cells])
