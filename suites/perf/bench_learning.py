@@ -11,7 +11,7 @@ all critics (four, or two for Bi-AC) and of both actors.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -35,14 +35,6 @@ ACTIONS: dict[str, gymnasium.spaces.Space[Any]] = {
 SCALE = Features(tuple("abcdefghi"), (0.0,) * 9, (1.0,) * 9)
 ROLES = ("leader", "follower")
 Layers = list[list[torch.Tensor]]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def context(num_envs: int, kind: str) -> AgentContext:

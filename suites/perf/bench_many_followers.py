@@ -13,12 +13,10 @@ all its MIPs, two per action of the leader (coalition) or one (equilibria).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from safemarl_bench import stackelberg
 from safemarl_bench.errors import MissingDependency
@@ -39,14 +37,6 @@ QUICK = ("dynamic_program", "lagrangian_bound")
 CASES = [
     (*case, followers) for case, most in LARGEST.items() for followers in FOLLOWERS if followers <= max(most.values())
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def data_sets(budgets: int, followers: int) -> list[tuple[Any, ...]]:

@@ -18,7 +18,7 @@ import functools
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,14 +60,6 @@ class Contender(NamedTuple):
     name: str
     states: int
     call: Callable[[int], Any]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def data_sets(size: int, batch: int) -> list[np.ndarray]:

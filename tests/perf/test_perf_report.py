@@ -116,12 +116,14 @@ def test_the_page_of_the_learners_shows_updates_and_actions(tmp_path):
         params = {"name": "bi_ac", "kind": "discrete", "explore": explore}
         learning.append({"params": params, "extra_info": {}, "stats": {"median": seconds}})
     whole = {"suite": "merge", "agent": "csq", "num_envs": 16, "training_decisions_per_second": 10_039.4}
-    learning.append({"group": "training", "extra_info": whole})
+    learning.append({"group": "training", "extra_info": whole | {"ratio_to_matrix_floor": 4.123}})
+    learning.append({"group": "training", "extra_info": whole | {"agent": "macpo"}})
     written = pages(tmp_path, [*learning, *KERNEL])
     assert set(written) == {"learning.md", "kernel.md"}
     assert "| bi_ac | discrete | 64 | 1,365 | 2.50 | 100 | 200 |" in written["learning.md"]
     assert "| bi_ac | continuous | 256 | 1,365 | 2.50 |  |  |" in written["learning.md"]
-    assert "| merge | csq | 16 | 10,039 |" in written["learning.md"]
+    assert "| merge | csq | 16 | 10,039 | 4.12 |" in written["learning.md"]
+    assert "| merge | macpo | 16 | 10,039 |  |" in written["learning.md"]
 
 
 def test_the_page_of_the_weakly_coupled_suites_shows_environment_updates_and_trainings(tmp_path):
