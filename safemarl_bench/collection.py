@@ -187,7 +187,8 @@ class BatchedGames(Games):
         super().__init__(spec, num_envs, seed, stream)
         self.simulator = game.simulator(num_envs)
         self.spaces = {agent: game.action_space(agent) for agent in spec.roles}
-        self._neutral = neutral_actions(spec, self.spaces, num_envs)
+        neutral = neutral_actions(spec, self.spaces, num_envs)
+        self._neutral = np.stack([neutral[role].reshape(num_envs) for role in spec.roles], axis=1)
         self._coupled = spec.kind == "weakly_coupled"
         self._live = np.ones((num_envs, len(spec.roles)), bool)
         self._seeing = self._live.copy()  # an agent sees the end of its task, and from then on nothing
@@ -200,25 +201,26 @@ class BatchedGames(Games):
         self.observation = self._look(shown)
 
     def _look(self, shown: Any) -> Observation:
-        roles = self.spec.roles
+        seen, alive = np.where(self._seeing[:, :, None], shown.obs, np.float32(0.0)), self._live.copy()
         return Observation(
-            by_agent={
-                role: np.where(self._seeing[:, index, None], shown.obs[:, index], np.float32(0.0))
-                for index, role in enumerate(roles)
-            },
+            by_agent=self._by_role(seen),
             state=shown.state.copy(),
-            alive={role: self._live[:, index].copy() for index, role in enumerate(roles)},
+            alive=self._by_role(alive),
             step=self._steps.copy(),
             sub_problems=SubProblems(shown.exogenous, shown.sub_states) if self._coupled else None,
         )
 
+    def _by_role(self, array: np.ndarray) -> Arrays:
+        """Return role -> its part of an array (E, A, ...)."""
+        return {role: array[:, index] for index, role in enumerate(self.spec.roles)}
+
     def _advance(self, actions: Any, by: str) -> tuple[Transition, np.ndarray]:
         before, roles = self.observation, self.spec.roles
-        chosen, executed = _check(actions, self.spaces, self.num_envs, by), {}
-        for role in roles:
-            alive = before.alive[role].reshape(-1, *[1] * (chosen[role].ndim - 1))
-            executed[role] = np.where(alive, chosen[role], self._neutral[role])
-        shown = self.simulator.step(np.stack([executed[role].reshape(self.num_envs) for role in roles], axis=1))
+        chosen = _check(actions, self.spaces, self.num_envs, by)
+        joint = np.array([chosen[role].reshape(self.num_envs) for role in roles]).T
+        joint = np.where(self._live, joint, self._neutral)
+        executed = {role: joint[:, index].reshape(chosen[role].shape) for index, role in enumerate(roles)}
+        shown = self.simulator.step(joint)
         cut = shown.truncated[:, None] & self._live & ~shown.terminated
         self._seeing = self._live.copy()
         self._live &= ~(shown.terminated | cut)
@@ -227,10 +229,10 @@ class BatchedGames(Games):
         transition = Transition(
             observation=before,
             actions=executed,
-            rewards={role: shown.reward[:, index].copy() for index, role in enumerate(roles)},
-            costs={role: shown.cost[:, index].copy() for index, role in enumerate(roles)},
-            terminations={role: shown.terminated[:, index].copy() for index, role in enumerate(roles)},
-            truncations={role: cut[:, index] for index, role in enumerate(roles)},
+            rewards=self._by_role(shown.reward.copy()),
+            costs=self._by_role(shown.cost.copy()),
+            terminations=self._by_role(shown.terminated.copy()),
+            truncations=self._by_role(cut),
             next_observation=self.observation,
             episode_over=shown.over.copy(),
             sub_rewards=shown.sub_rewards if self._coupled else None,

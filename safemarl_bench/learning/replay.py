@@ -45,9 +45,11 @@ class ReplayBuffer:
         """
         count = len(next(iter(rows.values())))
         slots = (self.cursor + np.arange(count)) % self.capacity
+        end = self.cursor + count
+        where = slice(self.cursor, end) if end <= self.capacity else slots
         for name, column in self.columns.items():
-            column[slots] = rows[name]
-        self.cursor = (self.cursor + count) % self.capacity
+            column[where] = rows[name]
+        self.cursor = end % self.capacity
         self.size = min(self.size + count, self.capacity)
         return slots
 
