@@ -138,7 +138,7 @@ def learning_page(benchmarks: Benchmarks, machine: str) -> list[str]:
     if not updates:
         return []
     acts = {
-        (bench["params"]["name"], bench["params"]["kind"], bool(bench["params"]["explore"])): bench["stats"]["median"]
+        (bench["params"]["name"], bench["params"]["kind"], bool(bench["params"]["explore"])): bench["stats"]["min"]
         for bench in benchmarks
         if "explore" in (bench.get("params") or {})
     }
@@ -162,14 +162,15 @@ def learning_page(benchmarks: Benchmarks, machine: str) -> list[str]:
         "",
         f"One thread, three hidden layers of 64, 5 x 5 joint actions or one number per agent; {machine}. The floor is "
         "the matrix products that an update cannot do without: of four critics where actions are discrete, of all "
-        "critics and both actors where they are continuous. Made by `suites/perf/bench_learning.py`, "
-        "`suites/perf/bench_training.py` and `suites/perf/report.py`.",
+        "critics and both actors where they are continuous. Times are of the fastest round: neighbours of a virtual "
+        "core slow others down. Made by `suites/perf/bench_learning.py`, `suites/perf/bench_training.py` and "
+        "`suites/perf/report.py`.",
         "",
         *table(["agent", "actions", "batch", *rates, *times], rows, left=2),
         "## Training decisions per second, the harness included",
         "",
-        "E games side by side; agents with a replay memory do one update after each step of all E. The fastest of nine "
-        "rounds; the last column is the time of such a step in floors of the same minute, for the critics above.",
+        "E games side by side; agents with a replay memory do one update after each step of all E. The last column is "
+        "the time of such a step in floors of four critics, timed right after it.",
         "",
         *table(["suite", "agent", "E", "decisions/s", "step / floor"], whole, left=2),
     ]

@@ -110,11 +110,11 @@ def test_the_page_of_the_kernel_says_when_envpool_was_not_there(tmp_path):
 def test_the_page_of_the_learners_shows_updates_and_actions(tmp_path):
     update = {"updates_per_second": 1365, "ratio_to_matrix_floor": 2.5}
     params = {"name": "bi_ac", "kind": "discrete", "critics": 2, "batch": 64}
-    learning = [{"params": params, "extra_info": update, "stats": {"median": 7e-4}}]
+    learning = [{"params": params, "extra_info": update, "stats": {"min": 7e-4}}]
     learning.append({"params": params | {"kind": "continuous", "batch": 256}, "extra_info": update, "stats": {}})
     for explore, seconds in ((False, 1e-4), (True, 2e-4)):
         params = {"name": "bi_ac", "kind": "discrete", "explore": explore}
-        learning.append({"params": params, "extra_info": {}, "stats": {"median": seconds}})
+        learning.append({"params": params, "extra_info": {}, "stats": {"min": seconds}})
     whole = {"suite": "merge", "agent": "csq", "num_envs": 16, "training_decisions_per_second": 10_039.4}
     learning.append({"group": "training", "extra_info": whole | {"ratio_to_matrix_floor": 4.123}})
     learning.append({"group": "training", "extra_info": whole | {"agent": "macpo"}})
