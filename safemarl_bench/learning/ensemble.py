@@ -89,11 +89,8 @@ class Ensemble:
         self.gradient = torch.zeros_like(self.parameters)
         self._layers = layer_views(self.parameters, members, widths)
         self._gradient_layers = layer_views(self.gradient, members, widths)
-        self._parameters, self._gradient, self._widths = (
-            self.parameters.numpy(),
-            self.gradient.numpy(),
-            np.array(widths),
-        )
+        self._numbers, self._slopes = self.parameters.numpy(), self.gradient.numpy()
+        self._widths = np.array(widths)
         self._compiled = compiled_layers(widths) if self.parameters.dtype == torch.float32 else 0
         self._totals = [sum(widths[1 : layer + 1]) for layer in range(len(widths))]
         for weight, bias in self._layers:
@@ -108,12 +105,13 @@ class Ensemble:
             inputs: (B, n_0), the same for all members, or (C, B, n_0).
         """
         rows = inputs.shape[-2]
-        depth = self._compiled if LEAST <= rows <= MOST else 0
+        shapes = (rows, self.widths[0]), (self.members, rows, self.widths[0])
+        depth = self._compiled if LEAST <= rows <= MOST and inputs.shape in shapes else 0
         compiled = np.empty(self.members * rows * self._totals[depth], np.float32)
         if depth:
             hidden = depth < len(self._layers)
             passes.forward(
-                self._parameters, self.members, self._widths[: depth + 1], _numbers(inputs), _distance(inputs), rows,
+                self._numbers, self.members, self._widths[: depth + 1], _flat(inputs), _distance(inputs), rows,
                 compiled, hidden,
             )  # fmt: skip
         activations = Activations(inputs, compiled, [], inputs)
@@ -147,8 +145,12 @@ class Ensemble:
 
         Returns:
             (P,) the derivative by the parameters, in `gradient` (overwritten by the next call).
+
+        Raises:
+            ContractError: `output_gradient` has another shape.
         """
         rows = output_gradient.shape[1]
+        self._check(activations, output_gradient, (self.members, rows, self.widths[-1]))
         depth = self._compiled if len(activations.compiled) and rows >= LEAST else 0
         delta = output_gradient
         for layer in reversed(range(depth, len(self._layers))):
@@ -159,7 +161,7 @@ class Ensemble:
             if layer:
                 delta = torch.bmm(delta, self._layers[layer][0].mT).mul_(below.sign())  # ReLU: 0 or 1
         if depth:
-            self._backward_compiled(activations, depth, _numbers(delta), rows)
+            self._backward_compiled(activations, depth, _flat(delta), rows)
         return self.gradient
 
     def backward_at(self, activations: Activations, cells: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
@@ -167,27 +169,37 @@ class Ensemble:
 
         Args:
             cells: (B,) int64, the outputs. gradient: (C, B).
+
+        Raises:
+            ContractError: `gradient` has another shape. IndexError or RuntimeError: there is no such output.
         """
         rows, last = len(cells), len(self._layers) - 1
-        if not len(activations.compiled) or self._compiled <= last or not last or rows < LEAST:
+        self._check(activations, gradient, (self.members, rows))
+        if not len(activations.compiled) or rows < LEAST or self._compiled <= last or not last:
             output_gradient = torch.zeros(*gradient.shape, self.widths[-1])
             output_gradient.scatter_(2, cells.expand(gradient.shape)[:, :, None], gradient[:, :, None])
             return self.backward(activations, output_gradient)
         delta = np.empty(self.members * rows * self.widths[-2], np.float32)
         passes.backward_head(
-            self._parameters, self.members, self._widths, activations.inputs.shape[-2], activations.compiled,
-            cells.numpy(), _numbers(gradient), rows, self._gradient, delta,
+            self._numbers, self.members, self._widths, activations.inputs.shape[-2], activations.compiled,
+            cells.numpy(), _flat(gradient), rows, self._slopes, delta,
         )  # fmt: skip
         self._backward_compiled(activations, last, delta, rows)
         return self.gradient
+
+    def _check(self, activations: Activations, gradient: torch.Tensor, shape: tuple[int, ...]) -> None:
+        seen = activations.inputs.shape[-2]
+        if gradient.shape != shape or shape[1] > seen:
+            expected = f"{shape}, of {seen} rows at most"
+            raise ContractError(f"a gradient must have the shape {expected}, got {tuple(gradient.shape)}")
 
     def _backward_compiled(self, activations: Activations, depth: int, delta: np.ndarray, rows: int) -> None:
         """Differentiate by the first `depth` layers, given the derivative by what the last of them adds up."""
         inputs = activations.inputs
         seen = inputs.shape[-2]
         passes.backward(
-            self._parameters, self.members, self._widths[: depth + 1], _numbers(inputs), _distance(inputs), seen,
-            activations.compiled[: self.members * seen * self._totals[depth]], delta, rows, self._gradient,
+            self._numbers, self.members, self._widths[: depth + 1], _flat(inputs), _distance(inputs), seen,
+            activations.compiled[: self.members * seen * self._totals[depth]], delta, rows, self._slopes,
         )  # fmt: skip
 
     def input_gradient(self, activations: Activations, output_gradient: torch.Tensor) -> torch.Tensor:
@@ -200,9 +212,8 @@ class Ensemble:
         rows = output_gradient.shape[1]
         delta = torch.bmm(output_gradient, self._layers[-1][0].mT)
         for layer in reversed(range(len(self._layers) - 1)):
-            delta = torch.bmm(
-                delta.mul_(self._layer(activations, layer + 1)[:, :rows].sign()), self._layers[layer][0].mT
-            )
+            rectified = self._layer(activations, layer + 1)[:, :rows]
+            delta = torch.bmm(delta.mul_(rectified.sign()), self._layers[layer][0].mT)
         return delta
 
     def finite_members(self) -> torch.Tensor:
@@ -211,13 +222,13 @@ class Ensemble:
         return torch.stack(finite).all(dim=0)
 
 
-def _numbers(tensor: torch.Tensor) -> np.ndarray:
+def _flat(tensor: torch.Tensor) -> np.ndarray:
     """Return the numbers of a tensor, one after the other."""
-    return np.ascontiguousarray(tensor.numpy()).reshape(-1)
+    return np.ascontiguousarray(tensor.numpy(), np.float32).reshape(-1)
 
 
 def _distance(inputs: torch.Tensor) -> int:
-    """Return how far the next member's inputs are in `_numbers`: 0 where they share them."""
+    """Return how far the next member's inputs are in `_flat`: 0 where they share them."""
     return 0 if inputs.dim() == 2 else inputs.shape[1] * inputs.shape[2]
 
 

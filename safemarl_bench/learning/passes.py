@@ -1,12 +1,12 @@
 """Forward and backward passes of several small perceptrons of equal shape, and Adam, compiled by numba.
 
-A layer of 64 numbers is a few microseconds of arithmetic: most of the time of an update written with calls to a tensor
-library is spent between them. Here a whole pass is one call. Its matrix products are the library's own kind: blocks of
-4 x 16 results stay in vector registers while their sums run. Sums run in order of the summed index and each product is
-fused into its addition, so that results do not depend on block sizes, on the rows beside one, or on the vector width.
+A layer of 64 numbers is a few microseconds of arithmetic: an update written as calls to a tensor library spends most
+of its time between them. Here a whole pass is one call. In its matrix products blocks of 4 x 16 results stay in vector
+registers while their sums run, in order of the summed index, each product fused into its addition: results depend
+neither on block sizes nor on the rows beside one nor on the width of a vector.
 
 Everything is a flat float32 array and where in it something starts. Parameters are laid out as `Ensemble` describes;
-activations are those of layer 1, then 2, ..., each (C, B, n_l). Nothing here checks its arguments.
+activations are those of layer 1, then 2, ..., each (C, B, n_l). Lengths and shapes are the caller's to check.
 """
 
 # mypy: disable-error-code="no-any-return, no-untyped-call, call-arg"
@@ -253,6 +253,8 @@ def backward_head(
         summed[:], dense[:] = 0.0, 0.0
         for b in range(rows):
             cell, slope = cells[b], slopes[c * rows + b]
+            if not 0 <= cell < m:
+                raise IndexError("cells must be numbers of outputs")
             start = below + (c * seen + b) * n
             rectified, out = activations[start : start + n], delta[(c * rows + b) * n : (c * rows + b + 1) * n]
             dense[b, cell] = slope

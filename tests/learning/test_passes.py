@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from safemarl_bench.errors import ContractError
 from safemarl_bench.learning import ensemble as ensembles
 from safemarl_bench.learning.ensemble import LEAST, MOST, Adam, Ensemble, compiled_layers
 
@@ -160,3 +161,20 @@ def test_adam_takes_the_very_steps_that_it_takes_without_numba(monkeypatch):
     tolerance = 0.0 if platform.machine() == "x86_64" else 1e-6  # torch fuses products elsewhere as its compiler likes
     for name in ("parameters", "mean", "square"):
         torch.testing.assert_close(getattr(compiled, name), getattr(plain, name), rtol=tolerance, atol=0.0)
+
+
+def test_wrong_shapes_and_cells_are_refused():
+    network = Ensemble(2, (5, 16, 14), seeded())
+    for shape in ((20, 6), (3, 20, 5)):
+        with pytest.raises(RuntimeError, match="size"):
+            network.forward(torch.zeros(shape))
+    activations = network.forward(torch.zeros(20, 5))
+    for shape in ((2, 21, 14), (3, 20, 14), (2, 20, 13)):
+        with pytest.raises(ContractError, match=r"must have the shape \(2, 2[01], 14\), of 20 rows at most"):
+            network.backward(activations, torch.zeros(shape))
+    for slopes in ((2, 21), (2, 19), (3, 20)):
+        with pytest.raises(ContractError, match=r"must have the shape \(2, 20\)"):
+            network.backward_at(activations, torch.zeros(20, dtype=torch.int64), torch.zeros(slopes))
+    for cell in (-1, 14):
+        with pytest.raises(IndexError, match="numbers of outputs"):
+            network.backward_at(activations, torch.full((20,), cell), torch.zeros(2, 20))
