@@ -24,6 +24,8 @@ if COMPILED:
 LEAST, MOST = 12, 192
 """Rows and columns of the products that torch adds up term by term: below it goes other ways, above it takes parts."""
 
+_NOTHING = np.empty(0, np.float32)
+
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -104,22 +106,29 @@ class Ensemble:
         Args:
             inputs: (B, n_0), the same for all members, or (C, B, n_0).
         """
-        rows = inputs.shape[-2]
-        shapes = (rows, self.widths[0]), (self.members, rows, self.widths[0])
-        depth = self._compiled if LEAST <= rows <= MOST and inputs.shape in shapes else 0
-        compiled = np.empty(self.members * rows * self._totals[depth], np.float32)
+        depth, compiled, others = self._compiled_depth(inputs), _NOTHING, []
+        below = inputs.expand(self.members, *inputs.shape[-2:])
         if depth:
-            hidden = depth < len(self._layers)
+            rows, hidden = inputs.shape[-2], depth < len(self._layers)
+            compiled = np.empty(self.members * rows * self._totals[depth], np.float32)
             passes.forward(
                 self._numbers, self.members, self._widths[: depth + 1], _flat(inputs), _distance(inputs), rows,
                 compiled, hidden,
             )  # fmt: skip
-        activations = Activations(inputs, compiled, [], inputs)
-        below = self._layer(activations, depth)
+            last = compiled[self.members * rows * self._totals[depth - 1] :]
+            below = torch.from_numpy(last.reshape(self.members, rows, -1))
         for weight, bias in self._layers[depth:]:
             below = torch.baddbmm(bias, below, weight)
-            activations.others.append(below.relu_() if weight is not self._layers[-1][0] else below)
-        return activations._replace(outputs=below)
+            others.append(below.relu_() if weight is not self._layers[-1][0] else below)
+        return Activations(inputs, compiled, others, below)
+
+    def _compiled_depth(self, inputs: torch.Tensor) -> int:
+        """Return how many layers are compiled for these inputs; what torch refuses is left to torch."""
+        rows = inputs.shape[-2]
+        if not self._compiled or not LEAST <= rows <= MOST:
+            return 0
+        fits = inputs.shape in ((rows, self.widths[0]), (self.members, rows, self.widths[0]))
+        return self._compiled if fits else 0
 
     def _layer(self, activations: Activations, layer: int) -> torch.Tensor:
         """Return what a layer made of the inputs, (C, B, n_l); layer 0 are they themselves."""

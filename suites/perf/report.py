@@ -156,6 +156,8 @@ def learning_page(benchmarks: Benchmarks, machine: str) -> list[str]:
         ]
         for row in infos(benchmarks, "training")
     ]
+    first = updates[0]["extra_info"]
+    floor = 1e6 / first["updates_per_second"] / first["ratio_to_matrix_floor"]
     rates, times = ["updates/s", "time / floor"], ["act in one game [us]", "the same, exploring [us]"]
     return [
         "# The learners: updates and actions",
@@ -163,14 +165,14 @@ def learning_page(benchmarks: Benchmarks, machine: str) -> list[str]:
         f"One thread, three hidden layers of 64, 5 x 5 joint actions or one number per agent; {machine}. The floor is "
         "the matrix products that an update cannot do without: of four critics where actions are discrete, of all "
         "critics and both actors where they are continuous. Times are of the fastest round: neighbours of a virtual "
-        "core slow others down. Made by `suites/perf/bench_learning.py`, `suites/perf/bench_training.py` and "
-        "`suites/perf/report.py`.",
+        f"core slow others down. The floor of the first row took {floor:,.0f} us, by which machines compare. Made by "
+        "`suites/perf/bench_learning.py`, `suites/perf/bench_training.py` and `suites/perf/report.py`.",
         "",
         *table(["agent", "actions", "batch", *rates, *times], rows, left=2),
         "## Training decisions per second, the harness included",
         "",
         "E games side by side; agents with a replay memory do one update after each step of all E. The last column is "
-        "the time of such a step in floors of four critics, timed right after it.",
+        "the time of such a step in floors of four critics, timed before and after it.",
         "",
         *table(["suite", "agent", "E", "decisions/s", "step / floor"], whole, left=2),
     ]

@@ -124,6 +124,7 @@ def test_the_page_of_the_learners_shows_updates_and_actions(tmp_path):
     assert "| bi_ac | continuous | 256 | 1,365 | 2.50 |  |  |" in written["learning.md"]
     assert "| merge | csq | 16 | 10,039 | 4.12 |" in written["learning.md"]
     assert "| merge | macpo | 16 | 10,039 |  |" in written["learning.md"]
+    assert "The floor of the first row took 293 us" in " ".join(written["learning.md"])
 
 
 def test_the_page_of_the_weakly_coupled_suites_shows_environment_updates_and_trainings(tmp_path):
