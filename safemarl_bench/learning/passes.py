@@ -12,100 +12,57 @@ activations are those of layer 1, then 2, ..., each (C, B, n_l). Lengths and sha
 # mypy: disable-error-code="no-any-return, no-untyped-call, call-arg"
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from safemarl_bench.stackelberg.many.compiled import compiled
+from safemarl_bench.stackelberg.lanes import fma, load, splat, spread, store
+from safemarl_bench.stackelberg.many.compiled import compiled, inlined
 
 TALL, WIDE = 4, 16
-"""Rows and columns of a block of results: 8 of the 16 vector registers of AVX2, or 4 of AVX-512's."""
+"""Rows and columns of a block of results: 8 of the 16 vector registers of AVX2."""
+HALF = WIDE // 2
+"""Columns of a vector, 8 of float32."""
 
 GROUP, CHAINS = 16, 4
 """How `torch.sum` adds rows: 16 of them before their sum joins the others', narrow columns in 4 interleaved chains."""
 
 
-def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """Return a * b + c, rounded once; numbers or vectors."""
-    suffix = "f32" if isinstance(a.type, ir.FloatType) else f"v{a.type.count}f32"
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(a.type, [a.type] * 3), f"llvm.fma.{suffix}"
-    )
-    return builder.call(function, [a, b, c])
+@inlined
+def _tall_block(
+    a: Any, ia: int, a_row: int, a_inner: int, b: Any, ib: int, b_row: int, inner: int, out: Any, io: int, out_row: int
+) -> None:  # fmt: skip
+    """Write TALL x WIDE results of a matrix product.
 
-
-@intrinsic
-def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
-    """Return a * b + c of float32 numbers, rounded once."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _fused(builder, *arguments)
-
-    return types.float32(types.float32, types.float32, types.float32), generate
-
-
-def _block(height: int) -> Callable[..., None]:
-    """Return a function that computes a block of `height` x WIDE results of a matrix product.
-
-    Its arguments are arrays and positions: ``out[io + i * out_row + j]`` becomes the sum over k < inner of
-    ``a[ia + i * a_row + k * a_inner] * b[ib + k * b_row + j]``, i < height, j < WIDE.
+    ``out[io + i * out_row + j]`` becomes the sum over k < inner of
+    ``a[ia + i * a_row + k * a_inner] * b[ib + k * b_row + j]``.
     """
-
-    @intrinsic
-    def block(
-        typing: Any, a: Any, ia: Any, a_row: Any, a_inner: Any, b: Any, ib: Any, b_row: Any, inner: Any, out: Any,
-        io: Any, out_row: Any,
-    ) -> Any:  # fmt: skip
-        where = types.intp
-        signature = types.void(a, where, where, where, b, where, where, where, out, where, where)
-
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            a, ia, a_row, a_inner, b, ib, b_row, inner, out, io, out_row = arguments
-            a, b, out = (
-                context.make_array(signature.args[n])(context, builder, array).data
-                for n, array in ((0, a), (4, b), (8, out))
-            )
-            number, lanes = ir.FloatType(), ir.VectorType(ir.FloatType(), WIDE)
-            index, undefined = inner.type, ir.Constant(lanes, ir.Undefined)
-            everywhere = ir.Constant(ir.VectorType(ir.IntType(32), WIDE), [0] * WIDE)
-
-            def vector_at(array: Any, position: Any) -> Any:
-                return builder.bitcast(builder.gep(array, [position]), lanes.as_pointer())
-
-            entry, loop, done = builder.block, *(builder.append_basic_block(name) for name in ("loop", "done"))
-            rows = [builder.add(ia, builder.mul(index(i), a_row)) for i in range(height)]
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            k = builder.phi(index)
-            k.add_incoming(index(0), entry)
-            sums = [builder.phi(lanes) for _ in rows]
-            right = builder.load(vector_at(b, builder.add(ib, builder.mul(k, b_row))), align=4)
-            along, after = builder.mul(k, a_inner), []
-            for row, total in zip(rows, sums, strict=True):
-                left = builder.load(builder.gep(a, [builder.add(row, along)]))
-                left = builder.insert_element(undefined, left, ir.IntType(32)(0))
-                after.append(_fused(builder, builder.shuffle_vector(left, undefined, everywhere), right, total))
-            following = builder.add(k, index(1))
-            k.add_incoming(following, loop)
-            for total, next_total in zip(sums, after, strict=True):
-                total.add_incoming(ir.Constant(lanes, [number(0.0)] * WIDE), entry)
-                total.add_incoming(next_total, loop)
-            builder.cbranch(builder.icmp_signed("<", following, inner), loop, done)
-            builder.position_at_end(done)
-            for i, total in enumerate(after):
-                builder.store(total, vector_at(out, builder.add(io, builder.mul(index(i), out_row))), align=4)
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return block
+    s0, s1, s2, s3 = splat(b, 0.0), splat(b, 0.0), splat(b, 0.0), splat(b, 0.0)
+    t0, t1, t2, t3 = s0, s1, s2, s3
+    for k in range(inner):
+        at, first, second = ia + k * a_inner, load(b, ib + k * b_row), load(b, ib + k * b_row + HALF)
+        x0, x1, x2, x3 = spread(a, at), spread(a, at + a_row), spread(a, at + 2 * a_row), spread(a, at + 3 * a_row)
+        s0, s1, s2, s3 = fma(x0, first, s0), fma(x1, first, s1), fma(x2, first, s2), fma(x3, first, s3)
+        t0, t1, t2, t3 = fma(x0, second, t0), fma(x1, second, t1), fma(x2, second, t2), fma(x3, second, t3)
+    store(out, io, s0)
+    store(out, io + HALF, t0)
+    store(out, io + out_row, s1)
+    store(out, io + out_row + HALF, t1)
+    store(out, io + 2 * out_row, s2)
+    store(out, io + 2 * out_row + HALF, t2)
+    store(out, io + 3 * out_row, s3)
+    store(out, io + 3 * out_row + HALF, t3)
 
 
-_tall_block, _flat_block = _block(TALL), _block(1)
+@inlined
+def _flat_block(a: Any, ia: int, a_inner: int, b: Any, ib: int, b_row: int, inner: int, out: Any, io: int) -> None:
+    """Write WIDE results of one row; see `_tall_block`."""
+    s, t = splat(b, 0.0), splat(b, 0.0)
+    for k in range(inner):
+        x = spread(a, ia + k * a_inner)
+        s, t = fma(x, load(b, ib + k * b_row), s), fma(x, load(b, ib + k * b_row + HALF), t)
+    store(out, io, s)
+    store(out, io + HALF, t)
 
 
 @compiled
@@ -133,9 +90,9 @@ def multiply(
             for r in range(height if height < TALL else 0):
                 start = ia + (i + r) * a_row
                 if width == WIDE:
-                    _flat_block(a, start, 0, a_inner, b, ib + j, b_row, inner, corner, r * WIDE, 0)
+                    _flat_block(a, start, a_inner, b, ib + j, b_row, inner, corner, r * WIDE)
                 else:
-                    _flat_block(a, start, 0, a_inner, padded, 0, WIDE, inner, corner, r * WIDE, 0)
+                    _flat_block(a, start, a_inner, padded, 0, WIDE, inner, corner, r * WIDE)
             if height == TALL:
                 _tall_block(a, ia + i * a_row, a_row, a_inner, padded, 0, WIDE, inner, corner, 0, WIDE)
             for r in range(height):

@@ -148,6 +148,44 @@ def load(typing: Any, table: Any, at: Any) -> Any:
 
 
 @_intrinsic
+def spread(typing: Any, table: Any, at: Any) -> Any:
+    """``spread(table, at)``: a vector, all lanes the entry at the flat index `at`."""
+    lanes = Lanes(table.dtype)
+
+    def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
+        data = arrayobj.make_array(table)(context, builder, args[0]).data
+        return _spread(builder, builder.load(builder.gep(data, [args[1]])), lanes.count)
+
+    return lanes(table, types.intp), generate
+
+
+@_intrinsic
+def store(typing: Any, table: Any, at: Any, vector: Any) -> Any:
+    """``store(table, at, vector)``: write a vector over the entries from the flat index `at` on."""
+    lanes = Lanes(table.dtype)
+
+    def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
+        builder.store(args[2], _address(context, builder, table, args, lanes), align=lanes.element.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(table, types.intp, lanes), generate
+
+
+@_intrinsic
+def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """``fma(a, b, c)``: a * b + c of float32 numbers or vectors, rounded once."""
+    vectors = isinstance(a, Lanes)
+    kind: Any = a if vectors else types.float32
+    suffix = f"v{kind.count}f{kind.element.bitwidth}" if vectors else "f32"
+
+    def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
+        form = ir.FunctionType(args[0].type, [args[0].type] * 3)
+        return builder.call(cgutils.get_or_insert_function(builder.module, form, f"llvm.fma.{suffix}"), args)
+
+    return kind(kind, kind, kind), generate
+
+
+@_intrinsic
 def load_some(typing: Any, table: Any, at: Any, mask: Any) -> Any:
     """``load_some(table, at, mask)``: the entries from `at` on where the mask holds, 0 elsewhere, unread."""
     lanes = Lanes(table.dtype)

@@ -25,17 +25,10 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from safemarl_bench.stackelberg.many.compiled import compiled, numba
+from safemarl_bench.stackelberg.many.compiled import compiled, inlined, numba
 from safemarl_bench.weakly_coupled.tables import Coupling, JointTable, Moves, Rates, SubTables, empty_table
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def inlined(function: F) -> F:
-    """Compile a function into its callers: calls that pass tables cost more than what they do."""
-    if numba is None:
-        return function
-    return cast(F, numba.njit(cache=True, error_model="numpy", forceinline=True)(function))
 
 
 def lowest(function: F) -> F:

@@ -21,3 +21,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compiled(function: F) -> F:
     """Compile a function at its first call, cached on disk."""
     return function if numba is None else cast(F, numba.njit(cache=True, error_model="numpy")(function))
+
+
+def inlined(function: F) -> F:
+    """Compile a function into its callers: calls that pass arrays cost more than what small functions do."""
+    return (
+        function if numba is None else cast(F, numba.njit(cache=True, error_model="numpy", forceinline=True)(function))
+    )
