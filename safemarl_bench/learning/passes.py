@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from safemarl_bench.stackelberg.lanes import fma, load, splat, spread, store
+from safemarl_bench.stackelberg.lanes import WIDEST, fma, store
+from safemarl_bench.stackelberg.lanes import load_wide as load
+from safemarl_bench.stackelberg.lanes import splat_wide as splat
+from safemarl_bench.stackelberg.lanes import spread_wide as spread
 from safemarl_bench.stackelberg.many.compiled import compiled, inlined
 
-TALL, WIDE = 4, 16
-"""Rows and columns of a block of results: 8 of the 16 vector registers of AVX2."""
-HALF = WIDE // 2
-"""Columns of a vector, 8 of float32."""
+HALF = WIDEST // 4
+"""Columns of a vector, of float32."""
+TALL, WIDE = 4, 2 * HALF
+"""Rows and columns of a block of results: 8 vectors, of the 16 registers of AVX2 or the 32 of AVX-512."""
 
 GROUP, CHAINS = 16, 4
 """How `torch.sum` adds rows: 16 of them before their sum joins the others', narrow columns in 4 interleaved chains."""
@@ -82,6 +85,8 @@ def multiply(
             for k in range(inner):
                 for n in range(width):
                     panel[k, n] = b[ib + k * b_row + j + n]
+                for n in range(width, WIDE):  # what happens to be there may be denormal, hence slow
+                    panel[k, n] = 0.0
         for i in range(0, rows, TALL):
             height = min(TALL, rows - i)
             if width == WIDE and height == TALL:
@@ -271,8 +276,8 @@ def move_moments(
     """Do the first part of a step of Adam; see `ensemble.Adam`. All arrays (P,).
 
     Args:
-        raised: becomes the second moment, but at least `least`: roots of denormal numbers take ten times as long, and
-            beside `eps` they do not count.
+        raised: becomes the second moment, but at least `least`: torch takes ten times as long over roots of 0 and of
+            what is next to it, and beside `eps` they do not count.
     """
     fresh_mean, fresh_square = np.float32(1.0 - keep_mean), np.float32(1.0 - keep_square)
     keep, floor = np.float32(keep_square), np.float32(least)

@@ -1,9 +1,10 @@
 """Vector registers for functions that numba compiles: of loops over short rows, LLVM by itself makes scalar code.
 
 A value of type `Lanes` is 32 bytes of one float type (8 float32 or 4 float64), a register of AVX2; elsewhere LLVM
-splits it or leaves room. Comparisons give masks. Operators are ``+ - *``, ``<= < == >`` (false where an operand is
-NaN) and, on masks, ``& |``; they and the functions below exist in compiled code only. What reads a table, a contiguous
-array, takes a flat index and checks no bounds.
+splits it or leaves room. Wide ones fill the largest registers of the processor: twice as much per instruction for long
+rows, slower for rows of a few numbers. Comparisons give masks. Operators are ``+ - *``, ``<= < == >`` (false where an
+operand is NaN) and, on masks, ``& |``; they and the functions below exist in compiled code only. What reads a table, a
+contiguous array, takes a flat index and checks no bounds.
 
 numba's cache on disk does not notice edits of this file: touch the file of the functions that use it, too.
 """
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba.extending
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
@@ -24,6 +25,8 @@ from numba.np import arrayobj
 
 WIDTH = 32
 """Bytes of a vector."""
+WIDEST = 64 if binding.get_host_cpu_features().get("avx512f") else WIDTH
+"""Bytes of a wide one."""
 
 _INDEX = ir.IntType(32)
 _FLOATS = {32: ir.FloatType(), 64: ir.DoubleType()}
@@ -35,16 +38,17 @@ class Lanes(types.Type):
     Attributes:
         element: numba's type of a lane of the vector, or of what the mask is over.
         mask: whether it is a mask.
+        size: bytes.
         count: how many lanes there are.
         vector: LLVM's type.
     """
 
-    def __init__(self, element: Any, *, mask: bool = False) -> None:
+    def __init__(self, element: Any, *, mask: bool = False, size: int = WIDTH) -> None:
         """See the class."""
         bits = element.bitwidth
-        self.element, self.mask, self.count = element, mask, WIDTH * 8 // bits
+        self.element, self.mask, self.size, self.count = element, mask, size, size * 8 // bits
         self.vector = ir.VectorType(ir.IntType(bits) if mask else _FLOATS[bits], self.count)
-        super().__init__(name=f"{'Mask' if mask else 'Lanes'}({element})")
+        super().__init__(name=f"{'Mask' if mask else 'Lanes'}({element}, {size})")
 
 
 @numba.extending.register_model(Lanes)
@@ -66,7 +70,7 @@ def _operator(function: Any, build: Callable[..., Any], *, arity: int = 2, compa
         def generic(self, args: Any, keywords: Any) -> Any:
             if len(args) != arity or not isinstance(args[0], Lanes) or args[0] != args[-1]:
                 return None
-            return signature(Lanes(args[0].element, mask=True) if compares else args[0], *args)
+            return signature(Lanes(args[0].element, mask=True, size=args[0].size) if compares else args[0], *args)
 
     @numba.extending.lower_builtin(function, *[Lanes] * arity)
     def _lower(context: Any, builder: Any, form: Any, args: Any) -> Any:
@@ -111,15 +115,46 @@ def width(typing: Any, table: Any) -> Any:
     return types.intp(table), lambda context, builder, form, args: context.get_constant(types.intp, count)
 
 
-@_intrinsic
-def splat(typing: Any, table: Any, value: Any) -> Any:
-    """``splat(table, value)``: a vector of `table`'s float type, all lanes `value` rounded to it."""
-    lanes = Lanes(table.dtype)
+def _makers(size: int) -> tuple[Any, Any, Any]:
+    """Return `splat`, `load` and `spread`, which make vectors of `size` bytes."""
 
-    def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
-        return _spread(builder, context.cast(builder, args[1], value, lanes.element), lanes.count)
+    @_intrinsic
+    def splat(typing: Any, table: Any, value: Any) -> Any:
+        """``splat(table, value)``: a vector of `table`'s float type, all lanes `value` rounded to it."""
+        lanes = Lanes(table.dtype, size=size)
 
-    return lanes(table, value), generate
+        def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
+            return _spread(builder, context.cast(builder, args[1], value, lanes.element), lanes.count)
+
+        return lanes(table, value), generate
+
+    @_intrinsic
+    def load(typing: Any, table: Any, at: Any) -> Any:
+        """``load(table, at)``: the entries from the flat index `at` on."""
+        lanes = Lanes(table.dtype, size=size)
+
+        def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
+            address = _address(context, builder, table, args, lanes)
+            return builder.load(address, align=lanes.element.bitwidth // 8)
+
+        return lanes(table, types.intp), generate
+
+    @_intrinsic
+    def spread(typing: Any, table: Any, at: Any) -> Any:
+        """``spread(table, at)``: a vector, all lanes the entry at the flat index `at`."""
+        lanes = Lanes(table.dtype, size=size)
+
+        def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
+            data = arrayobj.make_array(table)(context, builder, args[0]).data
+            return _spread(builder, builder.load(builder.gep(data, [args[1]])), lanes.count)
+
+        return lanes(table, types.intp), generate
+
+    return splat, load, spread
+
+
+splat, load, _ = _makers(WIDTH)
+splat_wide, load_wide, spread_wide = _makers(WIDEST)
 
 
 @_intrinsic
@@ -136,39 +171,14 @@ def below(typing: Any, table: Any, n: Any) -> Any:
 
 
 @_intrinsic
-def load(typing: Any, table: Any, at: Any) -> Any:
-    """``load(table, at)``: the entries from the flat index `at` on."""
-    lanes = Lanes(table.dtype)
-
-    def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
-        address = _address(context, builder, table, args, lanes)
-        return builder.load(address, align=lanes.element.bitwidth // 8)
-
-    return lanes(table, types.intp), generate
-
-
-@_intrinsic
-def spread(typing: Any, table: Any, at: Any) -> Any:
-    """``spread(table, at)``: a vector, all lanes the entry at the flat index `at`."""
-    lanes = Lanes(table.dtype)
-
-    def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
-        data = arrayobj.make_array(table)(context, builder, args[0]).data
-        return _spread(builder, builder.load(builder.gep(data, [args[1]])), lanes.count)
-
-    return lanes(table, types.intp), generate
-
-
-@_intrinsic
 def store(typing: Any, table: Any, at: Any, vector: Any) -> Any:
     """``store(table, at, vector)``: write a vector over the entries from the flat index `at` on."""
-    lanes = Lanes(table.dtype)
 
     def generate(context: Any, builder: Any, form: Any, args: Any) -> Any:
-        builder.store(args[2], _address(context, builder, table, args, lanes), align=lanes.element.bitwidth // 8)
+        builder.store(args[2], _address(context, builder, table, args, vector), align=vector.element.bitwidth // 8)
         return context.get_dummy_value()
 
-    return types.void(table, types.intp, lanes), generate
+    return types.void(table, types.intp, vector), generate
 
 
 @_intrinsic
@@ -223,7 +233,7 @@ def larger(typing: Any, a: Any, b: Any) -> Any:
 @_intrinsic
 def unordered(typing: Any, a: Any, b: Any) -> Any:
     """``unordered(a, b)``: the mask of lanes in which one is NaN."""
-    mask = Lanes(a.element, mask=True)
+    mask = Lanes(a.element, mask=True, size=a.size)
     return mask(a, b), lambda context, builder, form, args: builder.sext(
         builder.fcmp_unordered("uno", *args), mask.vector
     )
