@@ -22,10 +22,8 @@ from safemarl_bench.stackelberg.lanes import splat_wide as splat
 from safemarl_bench.stackelberg.lanes import spread_wide as spread
 from safemarl_bench.stackelberg.many.compiled import compiled, inlined
 
-HALF = WIDEST // 4
-"""Columns of a vector, of float32."""
-TALL, WIDE = 4, 2 * HALF
-"""Rows and columns of a block of results: 8 vectors, of the 16 registers of AVX2 or the 32 of AVX-512."""
+TALL, WIDE = 4, WIDEST // 4
+"""Rows and columns of a block of results."""
 
 GROUP, CHAINS = 16, 4
 """How `torch.sum` adds rows: 16 of them before their sum joins the others', narrow columns in 4 interleaved chains."""
@@ -41,31 +39,23 @@ def _tall_block(
     ``a[ia + i * a_row + k * a_inner] * b[ib + k * b_row + j]``.
     """
     s0, s1, s2, s3 = splat(b, 0.0), splat(b, 0.0), splat(b, 0.0), splat(b, 0.0)
-    t0, t1, t2, t3 = s0, s1, s2, s3
     for k in range(inner):
-        at, first, second = ia + k * a_inner, load(b, ib + k * b_row), load(b, ib + k * b_row + HALF)
-        x0, x1, x2, x3 = spread(a, at), spread(a, at + a_row), spread(a, at + 2 * a_row), spread(a, at + 3 * a_row)
-        s0, s1, s2, s3 = fma(x0, first, s0), fma(x1, first, s1), fma(x2, first, s2), fma(x3, first, s3)
-        t0, t1, t2, t3 = fma(x0, second, t0), fma(x1, second, t1), fma(x2, second, t2), fma(x3, second, t3)
+        at, row = ia + k * a_inner, load(b, ib + k * b_row)
+        s0, s1 = fma(spread(a, at), row, s0), fma(spread(a, at + a_row), row, s1)
+        s2, s3 = fma(spread(a, at + 2 * a_row), row, s2), fma(spread(a, at + 3 * a_row), row, s3)
     store(out, io, s0)
-    store(out, io + HALF, t0)
     store(out, io + out_row, s1)
-    store(out, io + out_row + HALF, t1)
     store(out, io + 2 * out_row, s2)
-    store(out, io + 2 * out_row + HALF, t2)
     store(out, io + 3 * out_row, s3)
-    store(out, io + 3 * out_row + HALF, t3)
 
 
 @inlined
 def _flat_block(a: Any, ia: int, a_inner: int, b: Any, ib: int, b_row: int, inner: int, out: Any, io: int) -> None:
     """Write WIDE results of one row; see `_tall_block`."""
-    s, t = splat(b, 0.0), splat(b, 0.0)
+    total = splat(b, 0.0)
     for k in range(inner):
-        x = spread(a, ia + k * a_inner)
-        s, t = fma(x, load(b, ib + k * b_row), s), fma(x, load(b, ib + k * b_row + HALF), t)
-    store(out, io, s)
-    store(out, io + HALF, t)
+        total = fma(spread(a, ia + k * a_inner), load(b, ib + k * b_row), total)
+    store(out, io, total)
 
 
 @compiled

@@ -25,7 +25,7 @@ from numba.np import arrayobj
 
 WIDTH = 32
 """Bytes of a vector."""
-WIDEST = 64 if binding.get_host_cpu_features().get("avx512f") else WIDTH
+WIDEST = 128 if binding.get_host_cpu_features().get("avx512f") else 64
 """Bytes of a wide one."""
 
 _INDEX = ir.IntType(32)
