@@ -109,29 +109,29 @@ class Ensemble:
         Args:
             inputs: (B, n_0), the same for all members, or (C, B, n_0).
         """
-        depth, compiled, others = self._compiled_depth(inputs), _NOTHING, []
-        below = inputs.expand(self.members, *inputs.shape[-2:])
+        rows, others = inputs.shape[-2], list[torch.Tensor]()
+        depth = self._compiled_depth(inputs.shape)
         if depth:
-            rows, hidden = inputs.shape[-2], depth < len(self._layers)
             compiled = np.empty(self.members * rows * self._totals[depth], np.float32)
             passes.forward(
                 self._numbers, self.members, self._widths[: depth + 1], _flat(inputs), _distance(inputs), rows,
-                compiled, hidden,
+                compiled, depth < len(self._layers),
             )  # fmt: skip
             last = compiled[self.members * rows * self._totals[depth - 1] :]
             below = torch.from_numpy(last.reshape(self.members, rows, -1))
+        else:
+            compiled, below = _NOTHING, inputs.expand(self.members, *inputs.shape[-2:])
         for weight, bias in self._layers[depth:]:
             below = torch.baddbmm(bias, below, weight)
             others.append(below.relu_() if weight is not self._layers[-1][0] else below)
         return Activations(inputs, compiled, others, below)
 
-    def _compiled_depth(self, inputs: torch.Tensor) -> int:
-        """Return how many layers are compiled for these inputs; what torch refuses is left to torch."""
-        rows = inputs.shape[-2]
-        if not self._compiled or not LEAST <= rows <= MOST:
+    def _compiled_depth(self, shape: tuple[int, ...]) -> int:
+        """Return how many layers are compiled for inputs of a shape; what torch refuses is left to torch."""
+        rows, width = shape[-2:]
+        if not LEAST <= rows <= MOST or width != self.widths[0]:
             return 0
-        fits = inputs.shape in ((rows, self.widths[0]), (self.members, rows, self.widths[0]))
-        return self._compiled if fits else 0
+        return self._compiled if len(shape) == 2 or shape == (self.members, rows, width) else 0
 
     def _layer(self, activations: Activations, layer: int) -> torch.Tensor:
         """Return what a layer made of the inputs, (C, B, n_l); layer 0 are they themselves."""
@@ -162,7 +162,7 @@ class Ensemble:
             ContractError: `output_gradient` has another shape.
         """
         rows = output_gradient.shape[1]
-        self._check(activations, output_gradient, (self.members, rows, self.widths[-1]))
+        self._check(activations, output_gradient.shape, (self.members, rows, self.widths[-1]))
         depth = self._compiled if len(activations.compiled) and rows >= LEAST else 0
         delta = output_gradient
         for layer in reversed(range(depth, len(self._layers))):
@@ -173,46 +173,40 @@ class Ensemble:
             if layer:
                 delta = torch.bmm(delta, self._layers[layer][0].mT).mul_(below.sign())  # ReLU: 0 or 1
         if depth:
-            self._backward_compiled(activations, depth, _flat(delta), rows)
+            inputs, seen = activations.inputs, activations.inputs.shape[-2]
+            passes.backward(
+                self._numbers, self.members, self._widths[: depth + 1], _flat(inputs), _distance(inputs), seen,
+                activations.compiled[: self.members * seen * self._totals[depth]], _flat(delta), rows, self._slopes,
+            )  # fmt: skip
         return self.gradient
 
-    def backward_at(self, activations: Activations, cells: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def backward_at(self, activations: Activations, cells: np.ndarray, gradient: np.ndarray) -> torch.Tensor:
         """Backpropagate a gradient by one output for each of the first rows; see `backward`.
 
         Args:
-            cells: (B,) int64, the outputs. gradient: (C, B).
+            cells: (B,) int64, the outputs. gradient: (C, B) float32.
 
         Raises:
             ContractError: `gradient` has another shape. IndexError or RuntimeError: there is no such output.
         """
-        rows, last = len(cells), len(self._layers) - 1
-        self._check(activations, gradient, (self.members, rows))
+        rows, last, seen = len(cells), len(self._layers) - 1, activations.inputs.shape[-2]
+        self._check(activations, gradient.shape, (self.members, rows))
         if not len(activations.compiled) or rows < LEAST or self._compiled <= last or not last:
             output_gradient = torch.zeros(*gradient.shape, self.widths[-1])
-            output_gradient.scatter_(2, cells.expand(gradient.shape)[:, :, None], gradient[:, :, None])
+            where = torch.from_numpy(cells).expand(gradient.shape)[:, :, None]
+            output_gradient.scatter_(2, where, torch.from_numpy(gradient)[:, :, None])
             return self.backward(activations, output_gradient)
-        delta = np.empty(self.members * rows * self.widths[-2], np.float32)
-        passes.backward_head(
-            self._numbers, self.members, self._widths, activations.inputs.shape[-2], activations.compiled,
-            cells.numpy(), _flat(gradient), rows, self._slopes, delta,
+        inputs = activations.inputs
+        passes.backward_at(
+            self._numbers, self.members, self._widths, _flat(inputs), _distance(inputs), seen, activations.compiled,
+            cells, gradient.reshape(-1), rows, self._slopes,
         )  # fmt: skip
-        self._backward_compiled(activations, last, delta, rows)
         return self.gradient
 
-    def _check(self, activations: Activations, gradient: torch.Tensor, shape: tuple[int, ...]) -> None:
+    def _check(self, activations: Activations, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
         seen = activations.inputs.shape[-2]
-        if gradient.shape != shape or shape[1] > seen:
-            expected = f"{shape}, of {seen} rows at most"
-            raise ContractError(f"a gradient must have the shape {expected}, got {tuple(gradient.shape)}")
-
-    def _backward_compiled(self, activations: Activations, depth: int, delta: np.ndarray, rows: int) -> None:
-        """Differentiate by the first `depth` layers, given the derivative by what the last of them adds up."""
-        inputs = activations.inputs
-        seen = inputs.shape[-2]
-        passes.backward(
-            self._numbers, self.members, self._widths[: depth + 1], _flat(inputs), _distance(inputs), seen,
-            activations.compiled[: self.members * seen * self._totals[depth]], delta, rows, self._slopes,
-        )  # fmt: skip
+        if shape != expected or expected[1] > seen:
+            raise ContractError(f"a gradient must have the shape {expected}, of {seen} rows at most, got {tuple(shape)}")
 
     def input_gradient(self, activations: Activations, output_gradient: torch.Tensor) -> torch.Tensor:
         """Return the derivative by the first rows of the inputs, (C, B, n_0): a vector-Jacobian product.
@@ -279,6 +273,8 @@ class Adam:
         self.mean = torch.zeros_like(parameters)
         self.square = torch.zeros_like(parameters)
         self._root = torch.empty_like(parameters)
+        self._compiled = COMPILED and parameters.dtype == torch.float32
+        self._arrays = [tensor.numpy() for tensor in (parameters, self.mean, self.square, self._root)]
         self.steps = 0
 
     def step(self, gradient: torch.Tensor) -> None:
@@ -288,11 +284,10 @@ class Adam:
         correction = math.sqrt(1.0 - beta_square**self.steps)
         rate = -self.rate / (1.0 - beta_mean**self.steps)
         with denormals_as_zero():
-            if COMPILED and self.parameters.dtype == torch.float32:
-                tensors = (self.parameters, gradient, self.mean, self.square, self._root)
-                parameters, slopes, mean, square, root = (tensor.numpy() for tensor in tensors)
+            if self._compiled:
+                parameters, mean, square, root = self._arrays
                 least = (1e-9 * self.eps * math.sqrt(1.0 - beta_square)) ** 2
-                passes.move_moments(slopes, mean, square, root, beta_mean, beta_square, least)
+                passes.move_moments(gradient.numpy(), mean, square, root, beta_mean, beta_square, least)
                 self._root.sqrt_()
                 passes.move_parameters(parameters, mean, root, correction, self.eps, rate)
                 return

@@ -67,8 +67,7 @@ class JointQAgent(OffPolicyAgent):
 
     def backpropagate(self, batch: Batch, activations: Activations, gradient: np.ndarray) -> torch.Tensor:
         """See `OffPolicyAgent.backpropagate`: only the pairs executed count."""
-        cells = torch.from_numpy(batch.actions)
-        return self.critics.online.backward_at(activations, cells, torch.from_numpy(gradient))
+        return self.critics.online.backward_at(activations, batch.actions, gradient)
 
     @torch.inference_mode()
     def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:

@@ -183,20 +183,19 @@ def backward(
 
 
 @compiled
-def backward_head(
-    parameters: Any, members: int, widths: Any, seen: int, activations: Any, cells: Any, slopes: Any, rows: int,
-    gradient: Any, delta: Any,
+def backward_at(
+    parameters: Any, members: int, widths: Any, inputs: Any, distance: int, seen: int, activations: Any, cells: Any,
+    slopes: Any, rows: int, gradient: Any,
 ) -> None:  # fmt: skip
-    """Write the derivative by the last layer's parameters, and by what the layer below it adds up, before its ReLU.
+    """Write the derivative by the parameters where only one output of each row counts.
 
     Args:
-        parameters, members, widths, seen, activations, rows, gradient: as of `backward`.
-        cells: (B,), the only output of each row that counts. slopes: (C * B,), derivatives by those.
-        delta: (C * B * n_{L-1},).
+        parameters, members, widths, inputs, distance, seen, activations, rows, gradient: as of `backward`, L > 1.
+        cells: (B,), the outputs. slopes: (C * B,), derivatives by them.
     """
     n, m = widths[-2], widths[-1]
     turned, summed, dense = np.empty((m, n), np.float32), np.empty((m, n), np.float32), np.empty((rows, m), np.float32)
-    sums = np.empty((CHAINS + 1, m), np.float32)
+    sums, delta = np.empty((CHAINS + 1, m), np.float32), np.empty(members * rows * n, np.float32)
     biases = len(parameters) - members * m
     below = len(activations) - members * seen * (m + n)
     for c in range(members):
@@ -216,6 +215,8 @@ def backward_head(
                 out[i] = slope * turned[cell, i] * passed
         transpose(summed, gradient[weights : weights + n * m].reshape(n, m))
         add_rows(dense, gradient[biases + c * m : biases + (c + 1) * m], sums)
+    hidden = activations[: len(activations) - members * seen * m]
+    backward(parameters, members, widths[:-1], inputs, distance, seen, hidden, delta, rows, gradient)
 
 
 @compiled

@@ -101,7 +101,7 @@ def test_a_gradient_by_one_output_per_row_is_the_one_with_zeros_elsewhere(member
     dense = torch.zeros(members, rows, widths[-1])
     for row, cell in enumerate(cells.tolist()):
         dense[:, row, cell] = slopes[:, row]
-    ours = network.backward_at(activations, cells, slopes).clone()
+    ours = network.backward_at(activations, cells.numpy(), slopes.numpy()).clone()
     assert torch.equal(ours, network.backward(activations, dense))
 
 
@@ -174,7 +174,7 @@ def test_wrong_shapes_and_cells_are_refused():
             network.backward(activations, torch.zeros(shape))
     for slopes in ((2, 21), (2, 19), (3, 20)):
         with pytest.raises(ContractError, match=r"must have the shape \(2, 20\)"):
-            network.backward_at(activations, torch.zeros(20, dtype=torch.int64), torch.zeros(slopes))
+            network.backward_at(activations, np.zeros(20, np.int64), np.zeros(slopes, np.float32))
     for cell in (-1, 14):
         with pytest.raises(IndexError, match="numbers of outputs"):
-            network.backward_at(activations, torch.full((20,), cell), torch.zeros(2, 20))
+            network.backward_at(activations, np.full(20, cell), np.zeros((2, 20), np.float32))
