@@ -29,33 +29,33 @@ GROUP, CHAINS = 16, 4
 """How `torch.sum` adds rows: 16 of them before their sum joins the others', narrow columns in 4 interleaved chains."""
 
 
-@inlined
-def _tall_block(
-    a: Any, ia: int, a_row: int, a_inner: int, b: Any, ib: int, b_row: int, inner: int, out: Any, io: int, out_row: int
+@compiled
+def _multiply_wide(
+    a: Any, ia: int, a_row: int, a_inner: int, b: Any, ib: int, b_row: int, out: Any, io: int, out_row: int, rows: int,
+    inner: int,
 ) -> None:  # fmt: skip
-    """Write TALL x WIDE results of a matrix product.
+    """Write WIDE columns of a matrix product.
 
     ``out[io + i * out_row + j]`` becomes the sum over k < inner of
     ``a[ia + i * a_row + k * a_inner] * b[ib + k * b_row + j]``.
     """
-    s0, s1, s2, s3 = splat(b, 0.0), splat(b, 0.0), splat(b, 0.0), splat(b, 0.0)
-    for k in range(inner):
-        at, row = ia + k * a_inner, load(b, ib + k * b_row)
-        s0, s1 = fma(spread(a, at), row, s0), fma(spread(a, at + a_row), row, s1)
-        s2, s3 = fma(spread(a, at + 2 * a_row), row, s2), fma(spread(a, at + 3 * a_row), row, s3)
-    store(out, io, s0)
-    store(out, io + out_row, s1)
-    store(out, io + 2 * out_row, s2)
-    store(out, io + 3 * out_row, s3)
-
-
-@inlined
-def _flat_block(a: Any, ia: int, a_inner: int, b: Any, ib: int, b_row: int, inner: int, out: Any, io: int) -> None:
-    """Write WIDE results of one row; see `_tall_block`."""
-    total = splat(b, 0.0)
-    for k in range(inner):
-        total = fma(spread(a, ia + k * a_inner), load(b, ib + k * b_row), total)
-    store(out, io, total)
+    whole = rows - rows % TALL
+    for i in range(0, whole, TALL):
+        s0, s1, s2, s3 = splat(b, 0.0), splat(b, 0.0), splat(b, 0.0), splat(b, 0.0)
+        for k in range(inner):
+            at, row = ia + i * a_row + k * a_inner, load(b, ib + k * b_row)
+            s0, s1 = fma(spread(a, at), row, s0), fma(spread(a, at + a_row), row, s1)
+            s2, s3 = fma(spread(a, at + 2 * a_row), row, s2), fma(spread(a, at + 3 * a_row), row, s3)
+        to = io + i * out_row
+        store(out, to, s0)
+        store(out, to + out_row, s1)
+        store(out, to + 2 * out_row, s2)
+        store(out, to + 3 * out_row, s3)
+    for i in range(whole, rows):
+        total = splat(b, 0.0)
+        for k in range(inner):
+            total = fma(spread(a, ia + i * a_row + k * a_inner), load(b, ib + k * b_row), total)
+        store(out, io + i * out_row, total)
 
 
 @compiled
@@ -66,34 +66,21 @@ def multiply(
     """Write a matrix product; ``x_row`` and ``a_inner`` are the distances to the next row, or term.
 
     Args:
-        out: (rows * columns,). panel: (inner, WIDE) or more rows, and block: (TALL, WIDE), room to work in.
+        out: (rows * columns,). panel: (inner, WIDE) or more rows, and block: (rows, WIDE) or more, room to work in.
     """
-    padded, corner = panel.reshape(panel.size), block.reshape(block.size)
-    for j in range(0, columns, WIDE):
-        width = min(WIDE, columns - j)
-        if width < WIDE:
-            for k in range(inner):
-                for n in range(width):
-                    panel[k, n] = b[ib + k * b_row + j + n]
-                for n in range(width, WIDE):  # what happens to be there may be denormal, hence slow
-                    panel[k, n] = 0.0
-        for i in range(0, rows, TALL):
-            height = min(TALL, rows - i)
-            if width == WIDE and height == TALL:
-                _tall_block(a, ia + i * a_row, a_row, a_inner, b, ib + j, b_row, inner, out, i * columns + j, columns)
-                continue
-            for r in range(height if height < TALL else 0):
-                start = ia + (i + r) * a_row
-                if width == WIDE:
-                    _flat_block(a, start, a_inner, b, ib + j, b_row, inner, corner, r * WIDE)
-                else:
-                    _flat_block(a, start, a_inner, padded, 0, WIDE, inner, corner, r * WIDE)
-            if height == TALL:
-                _tall_block(a, ia + i * a_row, a_row, a_inner, padded, 0, WIDE, inner, corner, 0, WIDE)
-            for r in range(height):
-                first = (i + r) * columns + j
-                for n in range(width):
-                    out[first + n] = block[r, n]
+    whole = columns - columns % WIDE
+    for j in range(0, whole, WIDE):
+        _multiply_wide(a, ia, a_row, a_inner, b, ib + j, b_row, out, j, columns, rows, inner)
+    if whole < columns:
+        panel[:inner] = 0.0  # what happens to be there may be denormal, hence slow
+        for k in range(inner):
+            for j in range(whole, columns):
+                panel[k, j - whole] = b[ib + k * b_row + j]
+        padded, results = panel.reshape(panel.size), block.reshape(block.size)
+        _multiply_wide(a, ia, a_row, a_inner, padded, 0, WIDE, results, 0, WIDE, rows, inner)
+        for i in range(rows):
+            for j in range(whole, columns):
+                out[i * columns + j] = block[i, j - whole]
 
 
 @compiled
@@ -120,7 +107,7 @@ def forward(
         activations: (C * B * sum of n_1 to n_L,).
         hidden: whether layer L is one as well: those end with a ReLU.
     """
-    panel, block = np.empty((widths.max(), WIDE), np.float32), np.empty((TALL, WIDE), np.float32)
+    panel, block = np.empty((widths.max(), WIDE), np.float32), np.empty((rows, WIDE), np.float32)
     below, at, above, start, last = inputs, 0, 0, 0, len(widths) - 2
     for layer in range(last + 1):
         n, m = widths[layer], widths[layer + 1]
@@ -152,7 +139,7 @@ def backward(
         rows: B. gradient: (P,).
     """
     widest = widths.max()
-    panel, block = np.empty((max(widest, rows), WIDE), np.float32), np.empty((TALL, WIDE), np.float32)
+    panel, block = np.empty((max(widest, rows), WIDE), np.float32), np.empty((max(widest, rows), WIDE), np.float32)
     turned = np.empty(widest * widest, np.float32)
     sums = np.empty((CHAINS + 1, widest), np.float32)
     delta, following = output_gradient, np.empty(members * rows * widest, np.float32)
