@@ -206,7 +206,9 @@ class Ensemble:
     def _check(self, activations: Activations, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
         seen = activations.inputs.shape[-2]
         if shape != expected or expected[1] > seen:
-            raise ContractError(f"a gradient must have the shape {expected}, of {seen} rows at most, got {tuple(shape)}")
+            raise ContractError(
+                f"a gradient must have the shape {expected}, of {seen} rows at most, got {tuple(shape)}"
+            )
 
     def input_gradient(self, activations: Activations, output_gradient: torch.Tensor) -> torch.Tensor:
         """Return the derivative by the first rows of the inputs, (C, B, n_0): a vector-Jacobian product.

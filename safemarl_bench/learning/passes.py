@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from safemarl_bench.stackelberg.lanes import WIDEST, fma, store
+from safemarl_bench.stackelberg.lanes import WIDEST, fma, larger, store
 from safemarl_bench.stackelberg.lanes import load_wide as load
 from safemarl_bench.stackelberg.lanes import splat_wide as splat
 from safemarl_bench.stackelberg.lanes import spread_wide as spread
@@ -31,15 +31,15 @@ GROUP, CHAINS = 16, 4
 
 @compiled
 def _multiply_wide(
-    a: Any, ia: int, a_row: int, a_inner: int, b: Any, ib: int, b_row: int, out: Any, io: int, out_row: int, rows: int,
-    inner: int,
+    a: Any, ia: int, a_row: int, a_inner: int, b: Any, ib: int, b_row: int, bias: Any, at_bias: int, low: float,
+    out: Any, io: int, out_row: int, rows: int, inner: int,
 ) -> None:  # fmt: skip
     """Write WIDE columns of a matrix product.
 
     ``out[io + i * out_row + j]`` becomes the sum over k < inner of
-    ``a[ia + i * a_row + k * a_inner] * b[ib + k * b_row + j]``.
+    ``a[ia + i * a_row + k * a_inner] * b[ib + k * b_row + j]``, then plus ``bias[at_bias + j]``, and at least `low`.
     """
-    whole = rows - rows % TALL
+    whole, more, least = rows - rows % TALL, load(bias, at_bias), splat(bias, low)
     for i in range(0, whole, TALL):
         s0, s1, s2, s3 = splat(b, 0.0), splat(b, 0.0), splat(b, 0.0), splat(b, 0.0)
         for k in range(inner):
@@ -47,51 +47,48 @@ def _multiply_wide(
             s0, s1 = fma(spread(a, at), row, s0), fma(spread(a, at + a_row), row, s1)
             s2, s3 = fma(spread(a, at + 2 * a_row), row, s2), fma(spread(a, at + 3 * a_row), row, s3)
         to = io + i * out_row
-        store(out, to, s0)
-        store(out, to + out_row, s1)
-        store(out, to + 2 * out_row, s2)
-        store(out, to + 3 * out_row, s3)
+        store(out, to, larger(least, s0 + more))
+        store(out, to + out_row, larger(least, s1 + more))
+        store(out, to + 2 * out_row, larger(least, s2 + more))
+        store(out, to + 3 * out_row, larger(least, s3 + more))
     for i in range(whole, rows):
         total = splat(b, 0.0)
         for k in range(inner):
             total = fma(spread(a, ia + i * a_row + k * a_inner), load(b, ib + k * b_row), total)
-        store(out, io + i * out_row, total)
+        store(out, io + i * out_row, larger(least, total + more))
 
 
 @compiled
 def multiply(
-    a: Any, ia: int, a_row: int, a_inner: int, b: Any, ib: int, b_row: int, out: Any, rows: int, inner: int,
-    columns: int, panel: Any, block: Any,
+    a: Any, ia: int, a_row: int, a_inner: int, b: Any, ib: int, b_row: int, bias: Any, at_bias: int, low: float,
+    out: Any, rows: int, inner: int, columns: int, panel: Any, block: Any,
 ) -> None:  # fmt: skip
     """Write a matrix product; ``x_row`` and ``a_inner`` are the distances to the next row, or term.
 
     Args:
-        out: (rows * columns,). panel: (inner, WIDE) or more rows, and block: (rows, WIDE) or more, room to work in.
+        bias: its `columns` numbers from `at_bias` on are added to every row. low: what is then below becomes this.
+        out: (rows * columns,).
+        panel: (inner + 1, WIDE) or more rows, and block: (rows, WIDE) or more, room to work in.
     """
     whole = columns - columns % WIDE
     for j in range(0, whole, WIDE):
-        _multiply_wide(a, ia, a_row, a_inner, b, ib + j, b_row, out, j, columns, rows, inner)
+        _multiply_wide(
+            a, ia, a_row, a_inner, b, ib + j, b_row, bias, at_bias + j, low, out, j, columns, rows, inner
+        )  # fmt: skip
     if whole < columns:
-        panel[:inner] = 0.0  # what happens to be there may be denormal, hence slow
+        panel[: inner + 1] = 0.0  # what happens to be there may be denormal, hence slow
         for k in range(inner):
             for j in range(whole, columns):
                 panel[k, j - whole] = b[ib + k * b_row + j]
+        for j in range(whole, columns):
+            panel[inner, j - whole] = bias[at_bias + j]
         padded, results = panel.reshape(panel.size), block.reshape(block.size)
-        _multiply_wide(a, ia, a_row, a_inner, padded, 0, WIDE, results, 0, WIDE, rows, inner)
+        _multiply_wide(
+            a, ia, a_row, a_inner, padded, 0, WIDE, padded, inner * WIDE, low, results, 0, WIDE, rows, inner
+        )  # fmt: skip
         for i in range(rows):
             for j in range(whole, columns):
                 out[i * columns + j] = block[i, j - whole]
-
-
-@compiled
-def finish(activations: Any, bias: Any, low: float) -> None:
-    """Add the bias (n,) to sums (B, n); what is then below `low` becomes `low`."""
-    rows, columns = activations.shape
-    least = np.float32(low)
-    for i in range(rows):
-        for j in range(columns):
-            value = activations[i, j] + bias[j]
-            activations[i, j] = least if value < least else value
 
 
 @compiled
@@ -107,20 +104,17 @@ def forward(
         activations: (C * B * sum of n_1 to n_L,).
         hidden: whether layer L is one as well: those end with a ReLU.
     """
-    panel, block = np.empty((widths.max(), WIDE), np.float32), np.empty((rows, WIDE), np.float32)
+    panel, block = np.empty((widths.max() + 1, WIDE), np.float32), np.empty((rows, WIDE), np.float32)
     below, at, above, start, last = inputs, 0, 0, 0, len(widths) - 2
     for layer in range(last + 1):
         n, m = widths[layer], widths[layer + 1]
-        biases = start + members * n * m
+        biases, low = start + members * n * m, 0.0 if hidden or layer < last else -np.inf
         for c in range(members):
             here = above + c * rows * m
-            out = activations[here : here + rows * m]
-            multiply(below, at + c * distance, n, 1, parameters, start + c * n * m, m, out, rows, n, m, panel, block)
-            finish(
-                out.reshape(rows, m),
-                parameters[biases + c * m : biases + (c + 1) * m],
-                0.0 if hidden or layer < last else -np.inf,
-            )
+            multiply(
+                below, at + c * distance, n, 1, parameters, start + c * n * m, m, parameters, biases + c * m, low,
+                activations[here : here + rows * m], rows, n, m, panel, block,
+            )  # fmt: skip
         below, at, distance = activations, above, rows * m
         above += members * rows * m
         start = biases + members * m
@@ -139,7 +133,9 @@ def backward(
         rows: B. gradient: (P,).
     """
     widest = widths.max()
-    panel, block = np.empty((max(widest, rows), WIDE), np.float32), np.empty((max(widest, rows), WIDE), np.float32)
+    longest = max(widest, rows)
+    panel, block = np.empty((longest + 1, WIDE), np.float32), np.empty((longest, WIDE), np.float32)
+    nothing = np.zeros(widest, np.float32)
     turned = np.empty(widest * widest, np.float32)
     sums = np.empty((CHAINS + 1, widest), np.float32)
     delta, following = output_gradient, np.empty(members * rows * widest, np.float32)
@@ -156,13 +152,13 @@ def backward(
         for c in range(members):
             here, weights = c * rows * m, end + c * n * m
             out = gradient[weights : weights + n * m]
-            multiply(below, at + c * apart, 1, n, delta, here, m, out, n, rows, m, panel, block)
+            multiply(below, at + c * apart, 1, n, delta, here, m, nothing, 0, -np.inf, out, n, rows, m, panel, block)
             bias = gradient[biases + c * m : biases + (c + 1) * m]
             add_rows(delta[here : here + rows * m].reshape(rows, m), bias, sums)
             if layer:
                 transpose(parameters[weights : weights + n * m].reshape(n, m), turned[: n * m].reshape(m, n))
                 out = following[c * rows * n : (c + 1) * rows * n]
-                multiply(delta, here, m, 1, turned, 0, n, out, rows, m, n, panel, block)
+                multiply(delta, here, m, 1, turned, 0, n, nothing, 0, -np.inf, out, rows, m, n, panel, block)
                 rectified = activations[at + c * apart : at + c * apart + rows * n]
                 for i in range(rows * n):
                     out[i] *= np.float32(0.0) if rectified[i] <= np.float32(0.0) else np.float32(1.0)
@@ -210,8 +206,8 @@ def backward_at(
 def transpose(a: Any, out: Any) -> None:
     """Write the transpose of (n, m), (m, n)."""
     rows, columns = a.shape
-    for i in range(rows):
-        for j in range(columns):
+    for j in range(columns):
+        for i in range(rows):
             out[j, i] = a[i, j]
 
 

@@ -47,21 +47,28 @@ def uncompiled(network):
 @given(
     rows=st.integers(1, 11),
     inner=st.integers(1, 20),
-    columns=st.integers(1, 40),
+    columns=st.integers(1, 80),
     turned=st.booleans(),
+    low=st.sampled_from([0.0, -0.5, -np.inf]),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=150, deadline=None)
-def test_a_product_is_the_sum_of_its_terms_in_order_and_nothing_else_is_written(rows, inner, columns, turned, seed):
+def test_a_product_is_the_sum_of_its_terms_in_order_and_nothing_else_is_written(
+    rows, inner, columns, turned, low, seed
+):
     rng = np.random.default_rng(seed)
     a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, inner), (inner, columns + 3)))
+    bias = rng.standard_normal(columns + 1).astype(np.float32)
     left, a_row, a_inner = (a.T.copy(), 1, rows) if turned else (a, inner, 1)
     shifted = np.concatenate(([np.float32(7.0)] * 5, left.ravel()))
     out = np.full(rows * columns + 16, 99.0, np.float32)
-    panel, block = np.empty((inner, passes.WIDE), np.float32), np.empty((passes.TALL, passes.WIDE), np.float32)
-    product = out[: rows * columns]
-    passes.multiply(shifted, 5, a_row, a_inner, b.ravel(), 2, columns + 3, product, rows, inner, columns, panel, block)
-    np.testing.assert_array_equal(product.reshape(rows, columns), in_order(a, b[:, 2 : columns + 2]))
+    panel, block = np.empty((inner + 1, passes.WIDE), np.float32), np.empty((rows, passes.WIDE), np.float32)
+    passes.multiply(
+        shifted, 5, a_row, a_inner, b.ravel(), 2, columns + 3, bias, 1, low, out[: rows * columns], rows, inner,
+        columns, panel, block,
+    )  # fmt: skip
+    expected = np.maximum(in_order(a, b[:, 2 : columns + 2]) + bias[1:], np.float32(low))
+    np.testing.assert_array_equal(out[: rows * columns].reshape(rows, columns), expected)
     assert (out[rows * columns :] == 99.0).all()
 
 
