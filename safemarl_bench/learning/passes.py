@@ -20,7 +20,7 @@ from safemarl_bench.stackelberg.lanes import WIDEST, fma, larger, store
 from safemarl_bench.stackelberg.lanes import load_wide as load
 from safemarl_bench.stackelberg.lanes import splat_wide as splat
 from safemarl_bench.stackelberg.lanes import spread_wide as spread
-from safemarl_bench.stackelberg.many.compiled import compiled, inlined
+from safemarl_bench.stackelberg.many.compiled import compiled
 
 TALL, WIDE = 4, WIDEST // 4
 """Rows and columns of a block of results."""
