@@ -252,9 +252,9 @@ class CSMADDPG(OffPolicyAgent):
         """Play the actors, when exploring with noise, and with chance `epsilon` per game a uniform joint action."""
         shape = (len(observation.step), sum(self.joint.sizes))
         noise = self.sigma * rng.standard_normal(shape, np.float32) if explore else np.zeros(shape, np.float32)
-        alive = self._alive(observation)
+        features, alive = self.seen(observation)
         points = self.joint_action(
-            torch.from_numpy(self.features_of(observation)),
+            torch.from_numpy(features),
             torch.from_numpy(alive),
             (self.leader.online, self.follower.online),
             torch.from_numpy(noise),

@@ -69,7 +69,7 @@ class Games(ABC):
             self._returns[:, index] += weight * transition.rewards[role]
             self._costs[:, index, : transition.costs[role].shape[1]] += transition.costs[role]
         self._crashed |= crashed
-        over = np.flatnonzero(transition.episode_over).tolist()
+        over = transition.episode_over.nonzero()[0].tolist()
         finished = [self._finished(k, 1 + int(transition.observation.step[k])) for k in over]
         if over:
             for tally in (self._returns, self._costs, self._crashed):

@@ -8,6 +8,7 @@ to resume a run.
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import Any
 
@@ -65,6 +66,11 @@ class _Key(ISeedSequence):
         return self.key
 
 
+@functools.lru_cache
+def _key(number: int, seed: int) -> _Key:
+    return _Key(np.array([number, seed], dtype=np.uint64))
+
+
 def generator(stream: str, seed: int, *counters: int) -> np.random.Generator:
     """Return a generator that depends on (stream, seed, counters) and on nothing else.
 
@@ -81,8 +87,8 @@ def generator(stream: str, seed: int, *counters: int) -> np.random.Generator:
         raise SafeMARLBenchError(f"at most three counters, got {len(counters)}")
     words = [check_seed(counter, "counter") for counter in counters]
     counter = np.array([0, *words, *[0] * (3 - len(words))], dtype=np.uint64)
-    key = np.array([number, check_seed(seed)], dtype=np.uint64)
-    philox = np.random.Philox(_Key(key), counter=counter)  # type: ignore[arg-type]  # numpy's stubs forget ISeedSequence
+    key: Any = _key(number, check_seed(seed))  # numpy's stubs forget ISeedSequence
+    philox = np.random.Philox(key, counter=counter)
     return np.random.Generator(philox)
 
 

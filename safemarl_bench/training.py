@@ -7,7 +7,6 @@ and a few counters; nothing of random state is kept.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import shutil
 import signal
@@ -288,7 +287,7 @@ class Trainer:
             self.agent.observe(transition)
         with calling(self.name, "learn", self.step):
             self.log.report(self.agent.learn())
-        paid = functools.reduce(np.logical_or, (costs.any(axis=1) for costs in transition.costs.values()))
+        paid = np.concatenate(list(transition.costs.values()), axis=1).any(axis=1)
         self.log.totals["violating_steps"] += int(np.count_nonzero(paid))
         for episode in finished:
             self.log.add(episode)

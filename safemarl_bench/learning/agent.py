@@ -156,7 +156,7 @@ class OffPolicyAgent(Agent):
         self.replay = self.make_replay(max(1, min(config.buffer_size, context.training_steps * context.num_envs)))
         self._equal_weights = np.ones(config.batch_size, np.float32)
         self._last: Update | None = None
-        self._seen: tuple[Observation | None, np.ndarray] = (None, np.empty(0))
+        self._seen: tuple[Observation | None, np.ndarray, np.ndarray] = (None, np.empty(0), np.empty(0))
 
     @abstractmethod
     def critic_widths(self) -> tuple[int, ...]:
@@ -182,11 +182,15 @@ class OffPolicyAgent(Agent):
         """Return what is remembered of an observation, (E, n) float32: the encoded state, more in subclasses."""
         return self.state_encoding.encode(observation.state)
 
-    def features_of(self, observation: Observation) -> np.ndarray:
-        """Return `features`, those of the last observation remembered: acting, then learning ask about the same one."""
+    def seen(self, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
+        """Return `features` and who is alive, (2, E) bool.
+
+        Those of the last observation are remembered: acting, then learning ask about the same one.
+        """
         if observation is not self._seen[0]:
-            self._seen = (observation, self.features(observation))
-        return self._seen[1]
+            alive = np.array([observation.alive[agent] for agent in self.agents])
+            self._seen = observation, self.features(observation), alive
+        return self._seen[1:]
 
     @property
     def num_features(self) -> int:
@@ -276,9 +280,6 @@ class OffPolicyAgent(Agent):
             continues = np.ones_like(continues)
         return td_errors(values, bootstrap, batch.payoffs, continues, batch.alive, self.owner, self.context.gamma)
 
-    def _alive(self, observation: Observation) -> np.ndarray:
-        return np.array([observation.alive[agent] for agent in self.agents])
-
     def columns(self) -> dict[str, tuple[tuple[int, ...], type]]:
         """Return the columns of the memory: the fields of `Batch`, one row each."""
         n = self.num_features
@@ -295,14 +296,15 @@ class OffPolicyAgent(Agent):
         leader, follower = self.agents
         rewards = [transition.rewards[agent][:, None] * self.config.reward_scale for agent in self.agents]
         costs = [transition.costs[leader], transition.costs[follower]] if self.constrained else []
-        alive = self._alive(transition.observation)
+        features, alive = self.seen(transition.observation)
+        next_features, still_alive = self.seen(transition.next_observation)
         ended, cut = (
             np.array([flags[leader], flags[follower]]) for flags in (transition.terminations, transition.truncations)
         )
-        continues = alive & ~ended & (self._alive(transition.next_observation) | cut)
+        continues = alive & ~ended & (still_alive | cut)
         return {
-            "features": self.features_of(transition.observation),
-            "next_features": self.features_of(transition.next_observation),
+            "features": features,
+            "next_features": next_features,
             "actions": self.encode(transition.actions),
             "payoffs": np.concatenate([*rewards, *costs], axis=1),
             "alive": alive.T,

@@ -109,8 +109,8 @@ class Ensemble:
         Args:
             inputs: (B, n_0), the same for all members, or (C, B, n_0).
         """
-        rows, others = inputs.shape[-2], list[torch.Tensor]()
-        depth = self._compiled_depth(inputs.shape)
+        others: list[torch.Tensor] = []
+        rows, depth = inputs.shape[-2], self._compiled_depth(inputs.shape)
         if depth:
             compiled = np.empty(self.members * rows * self._totals[depth], np.float32)
             passes.forward(

@@ -73,11 +73,16 @@ class JointActions:
 
     def actions(self, pairs: np.ndarray, alive: np.ndarray) -> Arrays:
         """Return agent -> (E,) int64 for pair indices (E,); the neutral action where alive (2, E) is false."""
-        indices = np.divmod(pairs, self.shape[1])
         return {
-            agent: np.where(alive[k], indices[k], self.neutral[k]) + self.starts[k]
+            agent: np.where(alive[k], self._chosen[k][pairs], self.neutral[k] + self.starts[k])
             for k, agent in enumerate(self.agents)
         }
+
+    @functools.cached_property
+    def _chosen(self) -> tuple[np.ndarray, np.ndarray]:
+        """What each agent does in every pair, (m1 * m2,) int64 each."""
+        rows, columns = np.divmod(np.arange(self.shape[0] * self.shape[1]), self.shape[1])
+        return rows + self.starts[0], columns + self.starts[1]
 
 
 def respect_done(tables: np.ndarray, alive: np.ndarray, owner: np.ndarray, neutral: tuple[int, int]) -> np.ndarray:

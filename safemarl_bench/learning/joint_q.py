@@ -72,7 +72,7 @@ class JointQAgent(OffPolicyAgent):
     @torch.inference_mode()
     def act(self, observation: Observation, *, explore: bool, rng: np.random.Generator) -> Arrays:
         """Play `greedy`, or with chance `epsilon` per game `explore`; see `Agent.act`."""
-        features, alive = self.features_of(observation), self._alive(observation)
+        features, alive = self.seen(observation)
         outputs = self.critics.online.outputs(torch.from_numpy(features[:, : self.num_states]))
         decision = self._decision(outputs.numpy(), features, alive)
         with self._divergence_named():

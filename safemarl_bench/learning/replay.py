@@ -7,6 +7,7 @@ holds no random state: every draw takes the generator it is given.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -44,9 +45,11 @@ class ReplayBuffer:
             rows: name -> (n, ...) for every column, n <= capacity.
         """
         count = len(next(iter(rows.values())))
-        slots = (self.cursor + np.arange(count)) % self.capacity
         end = self.cursor + count
-        where = slice(self.cursor, end) if end <= self.capacity else slots
+        slots = np.arange(self.cursor, end)
+        where: Any = slice(self.cursor, end)
+        if end > self.capacity:
+            slots = where = slots % self.capacity
         for name, column in self.columns.items():
             column[where] = rows[name]
         self.cursor = end % self.capacity
