@@ -112,14 +112,9 @@ def _write_respected(tables: Any, alive: Any, owner: Any, cells: Any, respected:
     members, states, size = tables.shape
     for c in range(members):
         for s in range(states):
-            who = 2 * alive[0, s] + alive[1, s]
-            if not alive[owner[c], s]:
-                respected[c, s] = 0.0
-            elif who == 3:
-                respected[c, s] = tables[c, s]
-            else:
-                for cell in range(size):
-                    respected[c, s, cell] = tables[c, s, cells[who, cell]]
+            who, lives = 2 * alive[0, s] + alive[1, s], alive[owner[c], s]
+            for cell in range(size):
+                respected[c, s, cell] = tables[c, s, cells[who, cell]] if lives else 0.0
 
 
 def executed_pairs(
