@@ -1,7 +1,7 @@
 """Forward and backward passes of several small perceptrons of equal shape, and Adam, compiled by numba.
 
 A layer of 64 numbers is a few microseconds of arithmetic: an update written as calls to a tensor library spends most
-of its time between them. Here a whole pass is one call. In its matrix products blocks of 4 x 16 results stay in vector
+of its time between them. Here a whole pass is one call. In its matrix products blocks of results stay in vector
 registers while their sums run, in order of the summed index, each product fused into its addition: results depend
 neither on block sizes nor on the rows beside one nor on the width of a vector.
 
@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from safemarl_bench.stackelberg.lanes import WIDEST, fma, larger, store
+from safemarl_bench.stackelberg import lanes
+from safemarl_bench.stackelberg.lanes import fma, larger, store
 from safemarl_bench.stackelberg.lanes import load_wide as load
 from safemarl_bench.stackelberg.lanes import splat_wide as splat
 from safemarl_bench.stackelberg.lanes import spread_wide as spread
 from safemarl_bench.stackelberg.many.compiled import compiled
 
-TALL, WIDE = 4, WIDEST // 4
-"""Rows and columns of a block of results."""
+TALL, WIDE = 4, lanes.WIDE // 4
+"""Rows and columns of a block of results, whose sums take 8 registers."""
 
 GROUP, CHAINS = 16, 4
 """How `torch.sum` adds rows: 16 of them before their sum joins the others', narrow columns in 4 interleaved chains."""

@@ -1,7 +1,7 @@
 """Vector registers for functions that numba compiles: of loops over short rows, LLVM by itself makes scalar code.
 
 A value of type `Lanes` is 32 bytes of one float type (8 float32 or 4 float64), a register of AVX2; elsewhere LLVM
-splits it or leaves room. Wide ones fill the largest registers of the processor: twice as much per instruction for long
+splits it or leaves room. Wide ones are two of the largest registers of the processor: more per instruction for long
 rows, slower for rows of a few numbers. Comparisons give masks. Operators are ``+ - *``, ``<= < == >`` (false where an
 operand is NaN) and, on masks, ``& |``; they and the functions below exist in compiled code only. What reads a table, a
 contiguous array, takes a flat index and checks no bounds.
@@ -25,7 +25,7 @@ from numba.np import arrayobj
 
 WIDTH = 32
 """Bytes of a vector."""
-WIDEST = 128 if binding.get_host_cpu_features().get("avx512f") else 64
+WIDE = 128 if binding.get_host_cpu_features().get("avx512f") else 64
 """Bytes of a wide one."""
 
 _INDEX = ir.IntType(32)
@@ -154,7 +154,7 @@ def _makers(size: int) -> tuple[Any, Any, Any]:
 
 
 splat, load, _ = _makers(WIDTH)
-splat_wide, load_wide, spread_wide = _makers(WIDEST)
+splat_wide, load_wide, spread_wide = _makers(WIDE)
 
 
 @_intrinsic

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from safemarl_bench.learning import ensemble as ensembles
 from safemarl_bench.learning.ensemble import Adam, Ensemble, soft_update
 from safemarl_bench.learning.schedules import linear
 
@@ -102,6 +103,28 @@ def test_adam_takes_the_steps_of_torchs_adam():
         optimiser.step(gradient)
         oracle.step()
         torch.testing.assert_close(ours, theirs.data, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("already", [True, False])
+def test_moments_of_what_no_longer_learns_end_at_zero_and_other_arithmetic_keeps_denormal_numbers(
+    compiled, already, monkeypatch
+):
+    monkeypatch.setattr(ensembles, "COMPILED", compiled and ensembles.COMPILED)
+    parameters, moved = torch.ones(64), torch.full((64,), 1e-3)
+    optimiser = Adam(parameters, 3e-3, betas=(0.9, 0.9))
+    torch.set_flush_denormal(already)
+    try:
+        for _ in range(2000):
+            optimiser.step(moved)
+            moved = torch.zeros(64)
+        flushed = (torch.tensor(1e-40) * 1.0).item() == 0.0
+    finally:
+        torch.set_flush_denormal(False)
+    assert not optimiser.mean.any()
+    assert not optimiser.square.any()
+    assert parameters.isfinite().all()
+    assert flushed == already
 
 
 def test_the_first_adam_step_is_the_learning_rate_against_the_gradients_sign():
