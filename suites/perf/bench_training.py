@@ -30,6 +30,7 @@ CASES = [
     ("merge", "mip_pcsq", 1),
     ("merge", "mip_pcsq", 16),
     ("merge", "mappo_l", 64),
+    ("merge", "mappo_l", 256),
     ("merge", "macpo", 64),
     ("intersection", "cs_maddpg", 1),
     ("intersection", "cs_maddpg", 16),
