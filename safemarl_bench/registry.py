@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 import pettingzoo
 
@@ -125,8 +126,15 @@ class SuiteSpec:
         return hashlib.sha256(json.dumps(game, sort_keys=True).encode()).hexdigest()[:12]
 
     def weight(self, step: Any) -> Any:
-        """Return what a reward after `step` decisions, an integer or integers, counts for in a return."""
-        return self.gamma**step if self.criterion == "discounted" else 1.0
+        """Return what a reward after `step` decisions, an integer or an array of them, counts for in a return."""
+        if self.criterion != "discounted":
+            return 1.0
+        return self.gamma**step if isinstance(step, int) else self._discounts[step]
+
+    @functools.cached_property
+    def _discounts(self) -> np.ndarray:
+        """The powers of gamma one by one: NumPy's of an array have other last bits on some processors."""
+        return np.array([self.gamma**step for step in range(self.horizon)])
 
     def budget_steps(self, budget: str) -> int:
         """Return the training decisions of a budget.

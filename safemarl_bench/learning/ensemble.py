@@ -247,7 +247,7 @@ def denormals_as_zero() -> Iterator[None]:
     A moment that nothing adds to decays to one, never to 0: rounding gives 0.9 of the smallest few back as they were.
     Many processors take a hundred times as long over each.
     """
-    already = _DENORMAL * _ONE == 0.0
+    already = _DENORMAL * _ONE == 0.0  # torch does not tell
     torch.set_flush_denormal(True)
     try:
         yield
