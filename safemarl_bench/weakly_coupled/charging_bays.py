@@ -7,6 +7,7 @@ Deep Q-Networks*, Proposition 1).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,11 @@ class Bound(NamedTuple):
 
     value: float
     lam: np.ndarray
+
+    @property
+    def stated(self) -> float:
+        """The value rounded up to billionths: its last bits differ between machines."""
+        return math.ceil(1e9 * self.value) / 1e9
 
 
 def bay_action_values(model: ChargingModel, lam: np.ndarray, after: np.ndarray, *, first: bool = False) -> np.ndarray:

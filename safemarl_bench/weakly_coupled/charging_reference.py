@@ -26,7 +26,7 @@ CRITERIA: dict[str, tuple[int | None, float]] = {
 }
 """What a value is of: decisions of an episode (None: it never ends), discount."""
 
-FORMAT = 1
+FORMAT = 2
 """Of the cache's files: bump it when a value changes although the model does not."""
 
 
@@ -64,7 +64,7 @@ def compute(model: ChargingModel) -> dict[str, dict[str, float]]:
 def bounds(model: ChargingModel) -> dict[str, float]:
     """Return the upper bounds of the discounted optimum, by what multipliers they have."""
     multipliers = {"one multiplier": False, "one by price": True}
-    return {name: lagrangian_bound(model, by_price=by).value for name, by in multipliers.items()}
+    return {name: lagrangian_bound(model, by_price=by).stated for name, by in multipliers.items()}
 
 
 def digest(model: ChargingModel) -> str:
