@@ -129,12 +129,9 @@ class SuiteSpec:
         """Return what a reward after `step` decisions, an integer or an array of them, counts for in a return."""
         if self.criterion != "discounted":
             return 1.0
-        return self.gamma**step if isinstance(step, int) else self._discounts[step]
-
-    @functools.cached_property
-    def _discounts(self) -> np.ndarray:
-        """The powers of gamma one by one: NumPy's of an array have other last bits on some processors."""
-        return np.array([self.gamma**step for step in range(self.horizon)])
+        if isinstance(step, int):
+            return self.gamma**step
+        return np.array([self.gamma**one for one in step.tolist()])  # NumPy's have other last bits on some processors
 
     def budget_steps(self, budget: str) -> int:
         """Return the training decisions of a budget.

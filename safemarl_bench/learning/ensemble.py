@@ -26,7 +26,7 @@ if COMPILED:
 LEAST, MOST = 12, 192
 """Rows and columns of the products that torch adds up term by term: below it goes other ways, above it takes parts."""
 
-_DENORMAL, _ONE = 5e-324, 1.0
+_DENORMAL = 5e-324
 _NOTHING = np.empty(0, np.float32)
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
@@ -247,7 +247,7 @@ def denormals_as_zero() -> Iterator[None]:
     A moment that nothing adds to decays to one, never to 0: rounding gives 0.9 of the smallest few back as they were.
     Many processors take a hundred times as long over each.
     """
-    already = _DENORMAL * _ONE == 0.0  # torch does not tell
+    already = _DENORMAL * 1.0 == 0.0  # torch does not tell
     torch.set_flush_denormal(True)
     try:
         yield
@@ -279,24 +279,24 @@ class Adam:
         self._arrays = [tensor.numpy() for tensor in (parameters, self.mean, self.square, self._root)]
         self.steps = 0
 
+    @denormals_as_zero()
     def step(self, gradient: torch.Tensor) -> None:
         """Move the parameters against `gradient`, (P,); see `denormals_as_zero`."""
         self.steps += 1
         beta_mean, beta_square = self.betas
         correction = math.sqrt(1.0 - beta_square**self.steps)
         rate = -self.rate / (1.0 - beta_mean**self.steps)
-        with denormals_as_zero():
-            if self._compiled:
-                parameters, mean, square, root = self._arrays
-                least = (1e-9 * self.eps * math.sqrt(1.0 - beta_square)) ** 2
-                passes.move_moments(gradient.numpy(), mean, square, root, beta_mean, beta_square, least)
-                self._root.sqrt_()
-                passes.move_parameters(parameters, mean, root, correction, self.eps, rate)
-                return
-            self.mean.lerp_(gradient, 1.0 - beta_mean)
-            self.square.mul_(beta_square).addcmul_(gradient, gradient, value=1.0 - beta_square)
-            denominator = torch.sqrt(self.square, out=self._root).div_(correction).add_(self.eps)
-            self.parameters.addcdiv_(self.mean, denominator, value=rate)
+        if self._compiled:
+            parameters, mean, square, root = self._arrays
+            least = (1e-9 * self.eps * math.sqrt(1.0 - beta_square)) ** 2
+            passes.move_moments(gradient.numpy(), mean, square, root, beta_mean, beta_square, least)
+            self._root.sqrt_()
+            passes.move_parameters(parameters, mean, root, correction, self.eps, rate)
+            return
+        self.mean.lerp_(gradient, 1.0 - beta_mean)
+        self.square.mul_(beta_square).addcmul_(gradient, gradient, value=1.0 - beta_square)
+        denominator = torch.sqrt(self.square, out=self._root).div_(correction).add_(self.eps)
+        self.parameters.addcdiv_(self.mean, denominator, value=rate)
 
     def tensors(self, prefix: str) -> dict[str, torch.Tensor]:
         """Return the moments, named for a checkpoint."""

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +16,7 @@ from highway_env.envs.roundabout_env import RoundaboutEnv
 from highway_env.road.regulation import RegulatedRoad
 from highway_env.road.road import RoadNetwork
 from highway_env.vehicle.kinematics import Vehicle
+from scripts import answer_of
 
 import safemarl_bench as smb
 from safemarl_bench.pin import PIN
@@ -346,10 +343,7 @@ def digests() -> dict[str, str]:
     """Of every suite's trace, played with NumPy pinned: elsewhere last bits depend on the processor."""
     if pin_fault():
         pytest.skip(f"NumPy cannot be pinned here: {pin_fault()}")
-    script = Path(__file__).with_name("golden_trace.py")
-    environment = {**os.environ, **PIN, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, script, *PLAIN], env=environment, capture_output=True, text=True, check=True)
-    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, str] = answer_of(Path(__file__).with_name("golden_trace.py"), *PLAIN, **PIN)
     return found
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scripts import answer_of
 
 from safemarl_bench import pin
 from safemarl_bench.errors import SafeMARLBenchError
@@ -22,22 +19,8 @@ DEFAULT = (*GAP_SUITES, "racetrack", "racetrack-frenet")
 OFFICIAL = ("merge-official", "roundabout-official", "intersection-official", "racetrack-official")
 
 
-def run(mode: str, suite: str, first: int, episodes: int, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the comparison in a process of its own, without the pin unless it is among the variables."""
-    environment = {key: value for key, value in os.environ.items() if key not in pin.PIN}
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), mode, suite, str(first), str(episodes)],
-        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def counts_of(*arguments: Any, **variables: str) -> dict[str, int]:
-    process = run(*arguments, **variables)
-    assert process.returncode == 0, process.stderr[-2000:]
-    counts: dict[str, int] = json.loads(process.stdout)
+def counts_of(mode: str, suite: str, first: int, episodes: int, **variables: str) -> dict[str, int]:
+    counts: dict[str, int] = answer_of(SCRIPT, mode, suite, first, episodes, **variables)
     return counts
 
 
